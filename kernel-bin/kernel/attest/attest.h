@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// attest: the launch record and what it proves: policy, measurement registers, event log. docs/launch-record.md has the
+// format. Everything is parsed once at boot from a private copy, after it was measured; afterwards it is read-only.
+#ifndef ATTEST_ATTEST_H
+#define ATTEST_ATTEST_H
+#include "task/task.h"
+
+enum mount_type { MOUNT_CHROOT, MOUNT_TMPFS, MOUNT_ENCRYPTED, MOUNT_UNTRUSTED_SHM };
+struct policy_mount { char *path; enum mount_type type; char *uri; char *key; bool rw; };
+// The tree of trusted host paths. A directory has children; names sorted by bytes.
+struct trusted_node {
+  const char *name; u32 name_len;
+  enum { TRUSTED_DIR, TRUSTED_FILE, TRUSTED_LINK } kind;
+  struct trusted_node *parent, *children; u32 child_count; // children: an array
+  u8 sha256[32];
+  bool has_meta; u64 size; u32 mode; u8 root[32];
+  const char *target; u32 target_len;                      // link
+  const u8 *leaves; u64 leaf_count;                         // hint from the host, not yet checked; NULL
+  void *state;                                              // fs room: verification state
+  u32 id;                                                   // unique, for inode numbers
+};
+struct policy {
+  char *entrypoint;
+  char **argv; u32 argc; enum { ARGS_MANIFEST, ARGS_CMDLINE, ARGS_FILE } args_from; char *args_file;
+  char **env_set; u32 env_set_n;                            // "NAME=VALUE"
+  char **env_pass; u32 env_pass_n; bool env_all; char *env_file;
+  u32 uid, gid; char *cwd;
+  struct policy_mount *mounts; u32 mount_count;
+  struct trusted_node *trusted;                             // the root directory "/"; its child "." holds relative paths
+  char **allowed; u32 allowed_n;
+  bool allow_all_but_log;
+  u64 stack_bytes, brk_bytes, fd_limit;
+  struct { u16 port; bool udp; } *publish; u32 publish_n;
+  char **outbound; u32 outbound_n;
+  bool aslr, sigterm, subprocesses, flock, eventfd, domain_names; u32 log;
+  struct { char *name; u8 key[16]; } *keys; u32 keys_n;
+  struct { char *name; s64 ret; } *mock; u32 mock_n;
+  bool dcap;
+};
+extern struct policy policy;
+struct invocation { char **argv; u32 argc; char **env; u32 envc; };
+extern struct invocation invocation;
+struct host_hints { u64 time_ns; bool tty; u16 rows, cols; char hostname[65]; };
+extern struct host_hints host_hints;
+extern u64 vm_memory_bytes; extern u32 vm_cpus;
+
+int __must_check attest_early_vm(const void *record, size_t len, u64 *memory, u32 *cpus); // before any allocator: finds `vm`
+void attest_init(void);  // measures, parses; a record that does not parse stops the boot with a message
+// Trusted tree and allow list, by normalised host path ("/usr/lib/x" or "./x"). NULL / false: not mentioned.
+struct trusted_node *trusted_find(const char *path);
+struct trusted_node *trusted_child(const struct trusted_node *dir, const char *name, size_t len);
+bool allowed_path(const char *path);                 // the path itself, or below an allowed directory
+bool allowed_below(const char *path);                // something below this directory may be allowed or trusted
+// Final argv and envp for process 1 by the policy's rules. -EPERM with a line when the command line is not allowed.
+int __must_check attest_build_args(char ***argv, char ***envp);
+
+// --- measurement
+void rtmr_extend(unsigned index, const u8 digest[48]);
+void rtmr_read(unsigned index, u8 out[48]);
+// Appends an event to the TCG2 log and extends the register. `data` is copied.
+int __must_check measure_event(unsigned rtmr, u32 type, const char *what, const void *data, size_t len);
+const u8 *event_log(size_t *len);
+#endif

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// drv: PCI, virtqueues, and the devices: console (virtio-serial), vsock transport, fs transport. All device memory is
+// the shared pool's; descriptors, free lists and expected lengths live in private memory, and what the device writes is
+// checked against them. A lie ends that device: its requests finish with -EIO, its `broken` is set, the kernel goes on.
+#ifndef DRV_DRV_H
+#define DRV_DRV_H
+#include "attest/attest.h"
+#include "host/host.h"
+
+// --- virtqueues (virtio 1.2, split rings, EVENT_IDX, MSI-X vector per queue)
+struct virtq;
+struct virtio_dev { struct host_mmio common, notify, isr, config; u32 notify_mult; u32 device_id; u64 features; bool broken; void *priv; /* + internal */ u32 slot; };
+// One piece of a request: in shared memory. dev_writes: the device fills it.
+struct virtq_seg { phys_t phys; u32 len; bool dev_writes; };
+struct virtq *virtq_create(struct virtio_dev *d, u16 index, u16 max_size, void (*irq)(struct virtq *q, void *arg), void *arg, u32 cpu); // NULL
+u16 virtq_free_count(struct virtq *q);
+// Queues one chain; `cookie` comes back from virtq_pop. -ENOSPC, -EIO (broken). Takes the queue's lock (RANK_VIRTQ, irqsave).
+int __must_check virtq_push(struct virtq *q, const struct virtq_seg *segs, unsigned n, void *cookie);
+bool virtq_kick(struct virtq *q);               // one doorbell for all pushed since, and only if the device wants it
+// The next finished chain: its cookie and the bytes that the device says it wrote (checked <= what was given); NULL: none.
+void *virtq_pop(struct virtq *q, u32 *written);
+void virtq_irq_off(struct virtq *q);            // busy polling
+bool virtq_irq_on(struct virtq *q);             // true: more came meanwhile
+void virtq_break(struct virtq *q, const char *why); // the device lied: log one line, mark broken, fail what waits
+bool virtq_broken(struct virtq *q);
+// Unfinished cookies of a broken queue, one a call, for their owners to fail; NULL: none left.
+void *virtq_drain(struct virtq *q);
+
+// --- PCI and virtio discovery
+struct virtio_driver { u32 device_id; u64 features; int (*probe)(struct virtio_dev *d); };
+void virtio_register_driver(const struct virtio_driver *drv); // before drv_init scans
+int __must_check virtio_start(struct virtio_dev *d);           // DRIVER_OK, after the queues exist
+
+// --- console (drv/console.c): port 0 the program's terminal or stdio, port 1 stderr
+void console_write(int port, const void *data, size_t n);      // sleeps while the device is slow; bounded when it is dead
+void console_set_input(void (*rx)(const u8 *data, size_t n, bool eof)); // irq context; the tty takes it
+void console_drain(void);                                       // before power-off: until the host has every byte
+bool console_is_tty(void);                                      // launch record's host.tty
+
+// --- fs transport (drv/fsdev.c): FUSE requests over the virtio-fs device, several in flight
+struct fuse_req_io { const void *in; u32 in_len; const void *in2; u32 in2_len; struct page **in_pages; u32 in_pages_n; u32 in_pages_off; u32 in_pages_len;
+                     void *out; u32 out_cap; u32 out_len; struct page **out_pages; u32 out_pages_n; u32 out_pages_len; };
+// Sends and waits (mode: WAIT_INTERRUPTIBLE or not). `in`: fuse_in_header + arguments; `out`: fuse_out_header + fixed answer,
+// out_len = what came; page data is copied once through the shared pool. 0, -EIO (broken or malformed length), -ERESTARTSYS
+// (abandoned: buffers of the request are freed when the device answers), -ENOMEM. The FUSE error is in the out header.
+int __must_check fsdev_call(struct fuse_req_io *io, int mode);
+// Asynchronous form for read-ahead and write-back: done(io, err) is called from a kernel thread.
+int __must_check fsdev_submit(struct fuse_req_io *io, void (*done)(struct fuse_req_io *io, int err));
+u32 fsdev_max_data(void);       // bytes of page data per request (1 MiB where pool and host allow)
+bool fsdev_present(void);
+
+// --- vsock transport (drv/vsockdev.c): packets of virtio-vsock
+// rx: irq or kernel-thread context; hdr is a private copy (44 bytes), data is private memory valid during the call.
+void vsockdev_set_rx(void (*rx)(const u8 hdr[44], const u8 *data, u32 len), void (*tx_space)(void), void (*broken)(void));
+// Copies hdr and data to shared memory and queues it. -EAGAIN: no room (tx_space is called when there is), -EIO.
+int __must_check vsockdev_send(const u8 hdr[44], const u8 *data, u32 len, bool more /* no doorbell yet */);
+void vsockdev_kick(void);
+u64 vsockdev_guest_cid(void);
+void drv_init(void);
+#endif
