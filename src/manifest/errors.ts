@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/** What went wrong with a manifest. */
+export type ManifestErrorCode =
+  /** The text is not TOML. */
+  | 'syntax'
+  /** A key has the wrong type or value, or keys contradict each other. */
+  | 'invalid'
+  /** Two entries for one trusted file disagree. */
+  | 'conflict';
+
+/** A manifest that cannot be used; `problems` lists every offence, each with the path of its key. */
+export class ManifestError extends Error {
+  override readonly name = 'ManifestError';
+
+  constructor(
+    readonly code: ManifestErrorCode,
+    readonly problems: readonly string[],
+    options?: ErrorOptions,
+  ) {
+    super(problems.join('; '), options);
+  }
+}

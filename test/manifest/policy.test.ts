@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, it } from 'vitest';
+import { compilePolicy, decodeCbor, encodePolicy, ManifestError } from '../../src/manifest/index.js';
+
+const A = 'aa'.repeat(32);
+const B = 'bb'.repeat(32);
+const bytes = (text: string) => new Uint8Array(Buffer.from(text, 'hex'));
+
+/** The smallest manifest, with `more` merged in. */
+const manifest = (more: object = {}) => ({
+  libos: { entrypoint: '/bin/app' },
+  fs: { mounts: [{ path: '/lib', uri: 'file:/usr//lib/' }] },
+  ...more,
+});
+
+/** Decoded policy of a manifest. */
+function decoded(value: unknown): Map<string, unknown> {
+  return decodeCbor(encodePolicy(compilePolicy(value))) as Map<string, unknown>;
+}
+
+function problems(value: unknown): readonly string[] {
+  try {
+    compilePolicy(value);
+  } catch (error) {
+    if (error instanceof ManifestError) return error.problems;
+    throw error;
+  }
+  return [];
+}
+
+const trusted = (...files: object[]) => manifest({ sgx: { trusted_files: files } });
+
+describe('compilePolicy', () => {
+  it('fills in the defaults of Gramine', () => {
+    const policy = decoded(manifest());
+    expect([...policy.keys()]).toEqual([
+      'cwd',
+      'env',
+      'gid',
+      'net',
+      'uid',
+      'args',
+      'keys',
+      'mock',
+      'check',
+      'flags',
+      'limits',
+      'mounts',
+      'allowed',
+      'trusted',
+      'version',
+      'entrypoint',
+      'attestation',
+    ]);
+    expect(policy.get('limits')).toEqual(new Map(Object.entries({ brk: 262144, fds: 900, stack: 262144 })));
+    expect(policy.get('mounts')).toEqual([
+      new Map<string, unknown>([
+        ['rw', false],
+        ['uri', '.'],
+        ['path', '/'],
+        ['type', 'chroot'],
+      ]),
+      new Map<string, unknown>([
+        ['rw', false],
+        ['uri', '/usr/lib'],
+        ['path', '/lib'],
+        ['type', 'chroot'],
+      ]),
+    ]);
+  });
+
+  it('stores trusted files as a tree of host paths, sorted by name bytes', () => {
+    const policy = decoded(
+      trusted(
+        { uri: 'file:/b/y', sha256: A },
+        { uri: 'file:/b/x', sha256: B, size: 3, mode: 0o755, root: A },
+        { uri: 'file:rel/./f', sha256: A },
+        { uri: 'file:/a/../a/link', link: '../b/x' },
+        { uri: 'file:/\u{1f600}', sha256: A },
+        { uri: 'file:/\uff5e', sha256: A },
+      ),
+    );
+    expect(policy.get('trusted')).toEqual([
+      ['.', [['rel', [['f', bytes(A)]]]]],
+      ['a', [['link', '../b/x']]],
+      [
+        'b',
+        [
+          ['x', bytes(B), [3, 0o755, bytes(A)]],
+          ['y', bytes(A)],
+        ],
+      ],
+      ['\uff5e', bytes(A)],
+      ['\u{1f600}', bytes(A)],
+    ]);
+  });
+
+  it('does not depend on the order of trusted files', () => {
+    const files = ['/z', '/a/b', '/a/c', '/m'].map((path) => ({ uri: `file:${path}`, sha256: A }));
+    expect(encodePolicy(compilePolicy(trusted(...files)))).toEqual(
+      encodePolicy(compilePolicy(trusted(...files.reverse()))),
+    );
+  });
+
+  it('takes trusted files from table tdx where it names any', () => {
+    const policy = decoded(
+      manifest({
+        tdx: { trusted_files: [{ uri: 'file:/t', sha256: A }] },
+        sgx: { trusted_files: [{ uri: 'file:/s', sha256: A }], file_check_policy: 'allow_all_but_log' },
+      }),
+    );
+    expect(policy.get('trusted')).toEqual([['t', bytes(A)]]);
+    expect(policy.get('check')).toBe('allow_all_but_log');
+  });
+
+  it('exports a mount writable only where something below it, or around it, is allowed', () => {
+    const rw = (uri: string, allowed: string[]) =>
+      compilePolicy(manifest({ fs: { mounts: [{ path: '/m', uri }] }, sgx: { allowed_files: allowed } })).mounts[1]?.rw;
+    expect(rw('file:/data', [])).toBe(false);
+    expect(rw('file:/data', ['file:/data/x'])).toBe(true);
+    expect(rw('file:/data/x', ['file:/data/'])).toBe(true);
+    expect(rw('file:/data', ['file:/database'])).toBe(false);
+    expect(rw('file:.', ['file:x'])).toBe(true);
+    expect(rw('file:.', ['file:/x'])).toBe(false);
+    expect(rw('file:.', ['file:../x'])).toBe(false);
+  });
+
+  it('reads arguments and environment', () => {
+    const policy = decoded(
+      manifest({
+        loader: { argv: ['app', '-x'], env: { A: '1', B: { passthrough: true }, C: { value: '' } }, log_level: 'all' },
+      }),
+    );
+    expect(policy.get('args')).toEqual(
+      new Map<string, unknown>([
+        ['argv', ['app', '-x']],
+        ['from', 'manifest'],
+      ]),
+    );
+    expect(policy.get('env')).toEqual(
+      new Map<string, unknown>([
+        ['all', false],
+        [
+          'set',
+          [
+            ['A', '1'],
+            ['C', ''],
+          ],
+        ],
+        ['pass', ['B']],
+      ]),
+    );
+  });
+
+  it('lists every offence at once, by key', () => {
+    expect(
+      problems({
+        libos: { entrypoint: 'bin/app' },
+        loader: { uid: -1, argv: [], insecure__use_cmdline_argv: true, env: { X: {}, 'a.b': { value: 3 } } },
+        fs: {
+          mounts: [
+            { path: '/', uri: 'file:/x' },
+            { path: '/y', type: 'tmp' },
+          ],
+          insecure__keys: { k: 'zz' },
+        },
+        sys: { stack: { size: '9999999999G' } },
+        sgx: { trusted_files: ['file:x', { uri: 'x', sha256: A }] },
+      }),
+    ).toEqual([
+      'sgx.trusted_files[0]: expected a table { uri, sha256 } as gramine-manifest writes it, got "file:x"',
+      'sgx.trusted_files[1].uri: expected "file:PATH", got "x"',
+      'libos.entrypoint: expected an absolute path, got "bin/app"',
+      'loader: argv and insecure__use_cmdline_argv exclude each other',
+      'loader.env.X: needs either value = "..." or passthrough = true',
+      'loader.env."a.b".value: expected a string, got 3',
+      'loader.uid: expected an integer from 0 to 4294967295, got -1',
+      'fs.mounts[0].path: the root is fs.root, not a mount',
+      'fs.mounts[1].type: expected one of "chroot", "encrypted", "tmpfs", "untrusted_shm", got "tmp"',
+      'fs.mounts[1].uri: required',
+      'sys.stack.size: expected a size such as "256K" below 8E, got "9999999999G"',
+      'fs.insecure__keys.k: expected 32 hex digits, got "zz"',
+    ]);
+  });
+
+  it('refuses two hashes for one file, and a file below a file', () => {
+    expect(problems(trusted({ uri: 'file:/a', sha256: A }, { uri: 'file:/./a', sha256: B }))).toEqual([
+      'sgx.trusted_files[1]: two trusted entries for /a disagree',
+    ]);
+    expect(problems(trusted({ uri: 'file:/a', sha256: A }, { uri: 'file:/a/b', sha256: B }))).toEqual([
+      'sgx.trusted_files[1]: /a/b lies below a, which is itself a trusted file',
+    ]);
+  });
+
+  it('does not take inherited properties for keys', () => {
+    const value = JSON.parse(`{"libos":{"entrypoint":"/a"},"fs":{"mounts":[]},"loader":{"env":{"__proto__":"x"}}}`);
+    expect(decoded(value).get('env')).toEqual(
+      new Map<string, unknown>([
+        ['all', false],
+        ['set', [['__proto__', 'x']]],
+        ['pass', []],
+      ]),
+    );
+  });
+
+  it('refuses what is not a table', () => {
+    expect(problems([])).toEqual(['the manifest is not a table']);
+    expect(problems({ libos: 3 })).toContain('libos: expected a table, got 3');
+  });
+});
