@@ -9,9 +9,22 @@
 
 struct sockaddr_k { u16 family; u8 data[126]; };    // as in Linux's sockaddr_storage
 struct socket;
-struct msg { struct iter it; struct sockaddr_k *name; u32 name_len; /* in: size; out: length */
-             const u8 *control_in; size_t control_len; struct file *fds[16]; unsigned nfds; // SCM_RIGHTS, sent or received
-             bool want_cred; struct { s32 pid; u32 uid, gid; } cred; u32 flags_out; };
+// One message on its way. The socket layer fills it from the program's msghdr and takes the answers out of it.
+struct msg {
+  struct iter it;
+  struct sockaddr_k *name; u32 name_len;      // in: size; out: length. recv: NULL when nobody asks
+  const u8 *control_in; size_t control_len;   // send: a kernel copy of the control messages, well-formed
+  struct file **fds; unsigned nfds;           // SCM_RIGHTS, sent or received: kmalloc'ed array of references, <= SCM_MAX_FD
+  bool want_cred, has_cred;                   // recv: SO_PASSCRED; has_cred: cred is valid
+  struct { s32 pid; u32 uid, gid; } cred;
+  u32 flags_out;                              // recv: MSG_TRUNC, MSG_EOR, MSG_CTRUNC...
+  uptr control; u64 control_cap, control_used; // recv: the program's buffer, for msg_put_cmsg
+};
+// recv, no lock held: appends one control message to the program's buffer; MSG_CTRUNC when it does not fit. 0 or -EFAULT.
+int msg_put_cmsg(struct msg *m, int level, int type, const void *data, size_t len);
+// Next control message of a sender: false at the end. *off starts at 0; everything was bounds-checked at copy-in.
+bool msg_next_cmsg(const struct msg *m, size_t *off, int *level, int *type, const u8 **data, size_t *len);
+#define SCM_MAX_FD 253
 struct socket_ops {
   int (*bind)(struct socket *s, const struct sockaddr_k *a, u32 len);
   int (*connect)(struct socket *s, const struct sockaddr_k *a, u32 len, u32 fflags);
@@ -29,7 +42,22 @@ struct socket_ops {
   void (*release)(struct socket *s);
 };
 struct socket { const struct socket_ops *ops; int family, type, protocol; struct file *file; void *priv;
-                u32 so_flags; u64 rcvtimeo_ns, sndtimeo_ns; int err; struct waitq wait; };
+                u32 so_flags; u64 rcvtimeo_ns, sndtimeo_ns; /* 0: none */ int err; struct waitq wait;
+                u32 sndbuf, rcvbuf, priority, linger_s; /* SOL_SOCKET values as set; sndbuf, rcvbuf: doubled, as Linux shows them */ };
+// A socket's life: socket_create makes it and calls the family's create; accept makes one with socket_alloc; its last
+// file reference calls ops->release(s) (when ops is set), after which the socket layer frees s: whatever else points to
+// it (rx paths) must have been cut under the family's lock by then. err: pending SO_ERROR, positive; socket_take_err.
+struct socket *socket_alloc(int family, int type, int protocol); // NULL; ops and priv are the caller's to set
+void socket_destroy(struct socket *s);                           // one that never got a file: ops->release, free
+struct socket *socket_from_file(struct file *f);                 // NULL: not a socket
+static inline int socket_take_err(struct socket *s) {            // 0 or -errno
+  return READ_ONCE(s->err) ? -__atomic_exchange_n(&s->err, 0, __ATOMIC_ACQ_REL) : 0;
+}
+// Deadlines of a blocking call: SO_RCVTIMEO / SO_SNDTIMEO, or 0 (do not wait) with MSG_DONTWAIT.
+static inline u64 socket_deadline(u64 timeo_ns) { return timeo_ns ? time_ns() + timeo_ns : WAIT_FOREVER; }
+// Bits of so_flags, set by socket_common_setopt; families read them.
+enum { SOF_REUSEADDR = 1, SOF_REUSEPORT = 2, SOF_KEEPALIVE = 4, SOF_BROADCAST = 8, SOF_PASSCRED = 16, SOF_OOBINLINE = 32,
+       SOF_LINGER = 64, SOF_TIMESTAMP = 128, SOF_LISTENING = 256, SOF_SHUT_RD = 512, SOF_SHUT_WR = 1024, SOF_DONTROUTE = 2048 };
 struct net_family { int family; int (*create)(struct socket *s, int protocol); };
 void net_register_family(const struct net_family *f);
 struct socket *socket_create(int family, int type, int protocol, int *err);
