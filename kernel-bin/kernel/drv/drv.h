@@ -10,12 +10,27 @@
 
 // --- virtqueues (virtio 1.2, split rings, EVENT_IDX, MSI-X vector per queue)
 struct virtq;
-struct virtio_dev { struct host_mmio common, notify, isr, config; u32 notify_mult; u32 device_id; u64 features; bool broken; void *priv; /* + internal */ u32 slot; };
+struct pci_dev;
+#define VIRTIO_MAX_QUEUES 8 // a driver here uses queues 0..7 at most
+struct virtio_dev {
+  struct host_mmio common, notify, config; // config.len_bytes 0: the device has no configuration space
+  u32 notify_mult, device_id, slot;
+  u64 features;                            // negotiated
+  bool broken;                             // set once, never cleared
+  void *priv;                              // the driver's
+  void (*on_broken)(struct virtio_dev *d); // the driver's, NULL: called once from a kernel thread after the lie, with the
+                                           // device reset; virtq_drain then gives back what was queued
+  struct pci_dev *pci;                     // below: virtio.c's and virtqueue.c's
+  struct virtq *queues[VIRTIO_MAX_QUEUES];
+  struct work broken_work;
+};
 // One piece of a request: in shared memory. dev_writes: the device fills it.
 struct virtq_seg { phys_t phys; u32 len; bool dev_writes; };
 struct virtq *virtq_create(struct virtio_dev *d, u16 index, u16 max_size, void (*irq)(struct virtq *q, void *arg), void *arg, u32 cpu); // NULL
 u16 virtq_free_count(struct virtq *q);
-// Queues one chain; `cookie` comes back from virtq_pop. -ENOSPC, -EIO (broken). Takes the queue's lock (RANK_VIRTQ, irqsave).
+// `irq` runs in irq context; it pops until NULL. Interrupts are on from the start, so none is lost between the last pop
+// and the next completion. `size` becomes what the device allows, a power of two, max_size at most.
+// Queues one chain; `cookie` (not NULL) comes back from virtq_pop. -ENOSPC, -EIO (broken). Takes the queue's lock (RANK_VIRTQ, irqsave).
 int __must_check virtq_push(struct virtq *q, const struct virtq_seg *segs, unsigned n, void *cookie);
 bool virtq_kick(struct virtq *q);               // one doorbell for all pushed since, and only if the device wants it
 // The next finished chain: its cookie and the bytes that the device says it wrote (checked <= what was given); NULL: none.
@@ -28,7 +43,11 @@ bool virtq_broken(struct virtq *q);
 void *virtq_drain(struct virtq *q);
 
 // --- PCI and virtio discovery
+// `features`: device-specific bits (0..23) that the driver can use; probe reads d->features, makes its queues, calls
+// virtio_start and then fills receive queues. An error from probe ends the device. drv_init calls console_register,
+// fsdev_register and vsockdev_register, each in its own file, to have the drivers known before it scans.
 struct virtio_driver { u32 device_id; u64 features; int (*probe)(struct virtio_dev *d); };
+void console_register(void), fsdev_register(void), vsockdev_register(void);
 void virtio_register_driver(const struct virtio_driver *drv); // before drv_init scans
 int __must_check virtio_start(struct virtio_dev *d);           // DRIVER_OK, after the queues exist
 

@@ -16,6 +16,7 @@ typedef struct { u64 v_; } host_u64;
 static inline bool __must_check host_range32(host_u32 w, u32 lo, u32 hi, u32 *out) { *out = w.v_; return w.v_ >= lo && w.v_ <= hi; }
 static inline bool __must_check host_range64(host_u64 w, u64 lo, u64 hi, u64 *out) { *out = w.v_; return w.v_ >= lo && w.v_ <= hi; }
 static inline bool __must_check host_range16(host_u16 w, u16 lo, u16 hi, u16 *out) { *out = w.v_; return w.v_ >= lo && w.v_ <= hi; }
+static inline bool __must_check host_range8(host_u8 w, u8 lo, u8 hi, u8 *out) { *out = w.v_; return w.v_ >= lo && w.v_ <= hi; }
 static inline u32 host_bits32(host_u32 w, u32 mask) { return w.v_ & mask; } // flags: only the named bits, any value
 static inline u64 host_bits64(host_u64 w, u64 mask) { return w.v_ & mask; }
 static inline bool host_equals32(host_u32 w, u32 expected) { return w.v_ == expected; }
