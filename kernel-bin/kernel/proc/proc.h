@@ -80,6 +80,11 @@ int signal_send_group(int pgid, const struct ksiginfo *si);
 void signal_force(int signo, int code, uptr addr);                    // of the current thread: unblockable if blocked
 bool signal_pending(void);                                            // of the current thread
 void signal_deliver(struct regs *r);                                  // on the way to ring 3
+// (sys/poll.c asks for these two) ppoll, pselect6, epoll_pwait: blocks exactly `m` (never KILL, STOP) and remembers the
+// old mask in saved_mask with restore_mask set; signal_mask_restore puts it back at once. A wait that ends with -EINTR
+// leaves it to signal_deliver, which restores after the handler's frame has saved saved_mask.
+void signal_mask_temporary(sigset m);
+void signal_mask_restore(void);
 void signal_console(int signo);                                       // Ctrl-C, the launcher's SIGTERM: to the foreground group
 
 // --- futex, rseq, vdso
