@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Collateral: what Intel publishes so that a quote can be judged: TCB info, QE identity, revocation lists, and the chains
+// that sign them. The signatures cover the JSON text itself, so the text that was signed is the text that is parsed here;
+// nothing is re-serialised. Source: Intel PCS API version 4. All of it is hostile until its signature verifies.
+
+import { z } from 'zod';
+import { fromHex } from './bytes.js';
+import { MeasureError } from './errors.js';
+import {
+  type Certificate,
+  type ChainOptions,
+  type Crl,
+  isoTime,
+  orderChain,
+  parseCertificates,
+  parseCrl,
+  verifyChain,
+  verifyP256,
+} from './x509.js';
+
+const MAX_JSON_BYTES = 4 << 20;
+
+const hex = (bytes: number) =>
+  z
+    .string()
+    .regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`))
+    .transform((s) => fromHex(s, 'field'));
+const time = z
+  .string()
+  .refine(
+    (s) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(s) && !Number.isNaN(Date.parse(s)),
+    'not a time like 2025-01-31T00:00:00Z',
+  )
+  .transform((s) => Date.parse(s));
+const svn = z.number().int().min(0).max(65535);
+
+/** Every status that Intel's TCB levels carry. */
+export const TCB_STATUSES = [
+  'UpToDate',
+  'SWHardeningNeeded',
+  'ConfigurationNeeded',
+  'ConfigurationAndSWHardeningNeeded',
+  'OutOfDate',
+  'OutOfDateConfigurationNeeded',
+  'Revoked',
+] as const;
+export type LevelStatus = (typeof TCB_STATUSES)[number];
+
+const level = <T extends z.ZodType>(tcb: T) =>
+  z.object({ tcb, tcbDate: time, tcbStatus: z.enum(TCB_STATUSES), advisoryIDs: z.array(z.string()).optional() });
+const enclaveLevels = z.array(level(z.object({ isvsvn: svn })));
+const components = z.array(z.object({ svn })).length(16);
+
+const tcbInfoSchema = z.object({
+  id: z.literal('TDX'),
+  version: z.literal(3),
+  issueDate: time,
+  nextUpdate: time,
+  fmspc: hex(6),
+  pceId: hex(2),
+  tcbType: z.number().int(),
+  tcbEvaluationDataNumber: z.number().int().min(0),
+  tdxModule: z.object({ mrsigner: hex(48), attributes: hex(8), attributesMask: hex(8) }),
+  tdxModuleIdentities: z
+    .array(
+      z.object({
+        id: z.string(),
+        mrsigner: hex(48),
+        attributes: hex(8),
+        attributesMask: hex(8),
+        tcbLevels: enclaveLevels,
+      }),
+    )
+    .optional(),
+  tcbLevels: z
+    .array(level(z.object({ sgxtcbcomponents: components, pcesvn: svn, tdxtcbcomponents: components })))
+    .min(1),
+});
+
+const qeIdentitySchema = z.object({
+  id: z.literal('TD_QE'),
+  version: z.literal(2),
+  issueDate: time,
+  nextUpdate: time,
+  tcbEvaluationDataNumber: z.number().int().min(0),
+  miscselect: hex(4),
+  miscselectMask: hex(4),
+  attributes: hex(16),
+  attributesMask: hex(16),
+  mrsigner: hex(32),
+  isvprodid: z.number().int().min(0).max(65535),
+  tcbLevels: enclaveLevels.min(1),
+});
+
+export type TcbInfo = z.output<typeof tcbInfoSchema>;
+export type QeIdentity = z.output<typeof qeIdentitySchema>;
+
+/** A signed JSON text: exactly the bytes under the signature (r || s, 64 bytes). */
+export interface SignedJson {
+  readonly text: string;
+  readonly signature: Uint8Array;
+}
+
+/** Collateral as it was obtained; nothing of it is trusted yet. */
+export interface Collateral {
+  readonly tcbInfo: SignedJson;
+  readonly tcbInfoChain: Uint8Array | string;
+  readonly qeIdentity: SignedJson;
+  readonly qeIdentityChain: Uint8Array | string;
+  /** Revocation lists: the root's, and the PCK CA's. DER, PEM or hexadecimal text. */
+  readonly rootCrl: Uint8Array | string;
+  readonly pckCrl: Uint8Array | string;
+  /** Chain of the PCK CA, for quotes that do not carry their own. */
+  readonly pckChain?: Uint8Array | string;
+}
+
+/**
+ * Takes an answer of the form `{"<name>":{...},"signature":"<hex>"}` apart without re-serialising.
+ * Errors: `malformed` (not JSON, other keys, duplicate keys), `limit`.
+ */
+export function splitSignedJson(answer: string, name: 'tcbInfo' | 'enclaveIdentity'): SignedJson {
+  const members = topLevelMembers(answer, name);
+  const text = members.get(name);
+  const signature = members.get('signature');
+  if (text === undefined || signature === undefined || members.size !== 2) {
+    throw new MeasureError(
+      'malformed',
+      `${name}: expected an object with "${name}" and "signature", got keys ${[...members.keys()].join(', ')}`,
+    );
+  }
+  return signedJson(text, parseJson(signature, name), name);
+}
+
+/** From a text and its hexadecimal signature. Errors: `malformed`. */
+export function signedJson(text: string, signature: unknown, what: string): SignedJson {
+  if (typeof signature !== 'string') throw new MeasureError('malformed', `${what}: the signature is not text`);
+  return { text, signature: fromHex(signature, `${what}: signature`, 64) };
+}
+
+function parseJson(text: string, what: string): unknown {
+  if (text.length > MAX_JSON_BYTES)
+    throw new MeasureError('limit', `${what}: ${text.length} characters, at most ${MAX_JSON_BYTES}`);
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new MeasureError(
+      'malformed',
+      `${what}: not JSON: ${cause instanceof Error ? cause.message : String(cause)}`,
+      undefined,
+      { cause },
+    );
+  }
+}
+
+/** The members of a JSON object as raw text. The text is known to be valid JSON before it is cut up. */
+function topLevelMembers(text: string, what: string): Map<string, string> {
+  const value = parseJson(text, what);
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new MeasureError('malformed', `${what}: not a JSON object`);
+  const out = new Map<string, string>();
+  let depth = 0;
+  let key: string | undefined;
+  let start = -1;
+  for (const m of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]:,]/g)) {
+    const token = m[0];
+    const opens = token === '{' || token === '[';
+    const closes = token === '}' || token === ']';
+    if (depth === 1 && key === undefined && token.startsWith('"')) key = JSON.parse(token) as string;
+    else if (depth === 1 && token === ':' && start < 0) start = m.index + 1;
+    else if (depth === 1 && key !== undefined && start >= 0 && (token === ',' || closes)) {
+      if (out.has(key)) throw new MeasureError('malformed', `${what}: key ${JSON.stringify(key)} twice`, m.index);
+      out.set(key, text.slice(start, m.index).trim());
+      key = undefined;
+      start = -1;
+    }
+    if (opens) depth++;
+    if (closes) depth--;
+  }
+  return out;
+}
+
+function parseSigned<T extends z.ZodType>(schema: T, json: SignedJson, what: string): z.output<T> {
+  const value = parseJson(json.text, what);
+  refuseDuplicateKeys(json.text, what);
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const issues = result.error.issues.map((i) => `${i.path.join('.') || '(top)'}: ${i.message}`);
+  throw new MeasureError('malformed', `${what}: ${issues.slice(0, 5).join('; ')}`);
+}
+
+/** JSON.parse keeps the last of two equal keys, other readers the first: such a text means two things. */
+function refuseDuplicateKeys(text: string, what: string): void {
+  const stack: (Set<string> | null)[] = [];
+  let expectKey = false;
+  for (const m of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]/g)) {
+    const token = m[0];
+    const top = stack[stack.length - 1];
+    if (token === '{') {
+      stack.push(new Set());
+      expectKey = true;
+    } else if (token === '[') {
+      stack.push(null);
+      expectKey = false;
+    } else if (token === '}' || token === ']') {
+      stack.pop();
+      expectKey = false;
+    } else if (token === ',') expectKey = top instanceof Set;
+    else if (token === ':') expectKey = false;
+    else if (expectKey && top) {
+      const key = JSON.parse(token) as string;
+      if (top.has(key)) throw new MeasureError('malformed', `${what}: key ${JSON.stringify(key)} twice`, m.index);
+      top.add(key);
+    }
+  }
+}
+
+export interface VerifiedCollateral {
+  readonly tcbInfo: TcbInfo;
+  readonly qeIdentity: QeIdentity;
+  readonly crls: readonly Crl[];
+  readonly pckChain: readonly Certificate[] | undefined;
+}
+
+/**
+ * Checks every signature, chain, revocation and validity period of the collateral at one time.
+ * Errors: `malformed`, `certificate`, `signature`, `collateral` (expired or not yet valid).
+ */
+export function verifyCollateral(c: Collateral, options: Pick<ChainOptions, 'anchor' | 'at'>): VerifiedCollateral {
+  const crls = [parseCrl(c.rootCrl), parseCrl(c.pckCrl)];
+  const check = (json: SignedJson, chain: Uint8Array | string, what: string): void => {
+    const certificates = orderChain(parseCertificates(chain));
+    verifyChain(certificates, { ...options, crls, what: `${what} signing chain` });
+    const signer = certificates[0];
+    if (!signer || !verifyP256(signer.point.subarray(1), Buffer.from(json.text, 'utf8'), json.signature)) {
+      throw new MeasureError('signature', `${what}: the signature does not verify`);
+    }
+  };
+  check(c.tcbInfo, c.tcbInfoChain, 'TCB info');
+  check(c.qeIdentity, c.qeIdentityChain, 'QE identity');
+  const tcbInfo = parseSigned(tcbInfoSchema, c.tcbInfo, 'TCB info');
+  const qeIdentity = parseSigned(qeIdentitySchema, c.qeIdentity, 'QE identity');
+  for (const [what, d] of [
+    ['TCB info', tcbInfo],
+    ['QE identity', qeIdentity],
+  ] as const) {
+    if (options.at < d.issueDate || options.at > d.nextUpdate) {
+      throw new MeasureError(
+        'collateral',
+        `${what}: valid ${isoTime(d.issueDate)} to ${isoTime(d.nextUpdate)}, judged at ${isoTime(options.at)}; fetch newer collateral or name the time with --at`,
+      );
+    }
+  }
+  const pckChain = c.pckChain === undefined ? undefined : parseCertificates(c.pckChain);
+  return { tcbInfo, qeIdentity, crls, pckChain };
+}
