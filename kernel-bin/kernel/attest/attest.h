@@ -45,7 +45,12 @@ struct host_hints { u64 time_ns; bool tty; u16 rows, cols; char hostname[65]; };
 extern struct host_hints host_hints;
 extern u64 vm_memory_bytes; extern u32 vm_cpus;
 
-int __must_check attest_early_vm(const void *record, size_t len, u64 *memory, u32 *cpus); // before any allocator: finds `vm`
+// The CFV's header (16 bytes, from anywhere): bytes of header and record together, at most `max`; 0: not a CFV. For the
+// one copy that boot makes.
+size_t attest_cfv_bytes(const void *header, size_t max);
+// Before any allocator: finds `vm`. `cfv` is boot's private copy, header included; it stays where it is for ever, as
+// strings of the policy point into it. -EINVAL (a line was logged).
+int __must_check attest_early_vm(const void *cfv, size_t len, u64 *memory, u32 *cpu_total);
 void attest_init(void);  // measures, parses; a record that does not parse stops the boot with a message
 // Trusted tree and allow list, by normalised host path ("/usr/lib/x" or "./x"). NULL / false: not mentioned.
 struct trusted_node *trusted_find(const char *path);
@@ -53,12 +58,19 @@ struct trusted_node *trusted_child(const struct trusted_node *dir, const char *n
 bool allowed_path(const char *path);                 // the path itself, or below an allowed directory
 bool allowed_below(const char *path);                // something below this directory may be allowed or trusted
 // Final argv and envp for process 1 by the policy's rules. -EPERM with a line when the command line is not allowed.
+// The arrays and strings are kmalloc'ed, NULL-terminated and the caller's. Call after the root mount when the policy takes
+// arguments or environment from a file.
 int __must_check attest_build_args(char ***argv, char ***envp);
+// Installed by the fs room: reads a host file that the policy trusts or allows, whole; *data is kmalloc'ed.
+extern int (*attest_read_file)(const char *host_path, char **data, size_t *len);
 
 // --- measurement
 void rtmr_extend(unsigned index, const u8 digest[48]);
 void rtmr_read(unsigned index, u8 out[48]);
 // Appends an event to the TCG2 log and extends the register. `data` is copied.
 int __must_check measure_event(unsigned rtmr, u32 type, const char *what, const void *data, size_t len);
-const u8 *event_log(size_t *len);
+const u8 *event_log(size_t *len); // stays valid; grows at its end only
+// In a TD the registers are the TDX module's: whoever brings TDCALL installs these before attest_init. 0 or -EIO.
+extern int (*tdx_rtmr_extend)(unsigned index, const u8 digest[48]);
+extern int (*tdx_rtmr_read)(unsigned index, u8 out[48]);
 #endif
