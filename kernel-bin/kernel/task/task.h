@@ -21,10 +21,12 @@ struct thread {
   u64 affinity[1];         // bitmap of MAX_CPUS
   int nice;                // -20..19
   bool realtime;           // SCHED_FIFO/RR asked: runs before others (no starvation: still time-sliced)
-  u64 vruntime_ns, runtime_ns, slice_start_ns;
+  u64 vruntime_ns, runtime_ns, slice_start_ns, exec_start_ns; // vruntime: relative to no queue while on_rq is false
+  bool on_rq;              // queued in a run queue; under its lock
   u64 switches_voluntary, switches_involuntary;
   struct rb_node rq_node;
   void *fpu;               // XSAVE image, NULL for kernel threads
+  u32 fpu_cpu;             // where it was last saved
   u64 fs_base, gs_base;    // ring 3's, saved at switch
   struct aspace *aspace;   // NULL: kernel thread, keeps whatever is loaded
   struct lwp *lwp;         // NULL: kernel thread
@@ -32,7 +34,7 @@ struct thread {
   char name[16];
   void (*entry)(void *);
   void *arg;
-  void (*on_release)(struct thread *t); // last reference gone (kernel stack already freed)
+  void (*on_release)(struct thread *t); // last reference gone (kernel stack already freed); the struct goes after it
 };
 
 // --- threads
@@ -123,17 +125,21 @@ void rwsem_write_lock(struct rwsem *s);
 void rwsem_write_unlock(struct rwsem *s);
 bool rwsem_read_trylock(struct rwsem *s);
 
-// --- timers: fn runs in irq context on the CPU where the timer was started.
+// --- timers: fn runs in irq context on the CPU where the timer was started; it may restart or free its own timer.
+// Starts of one timer are the caller's to serialise.
 struct timer { struct rb_node node; u64 deadline_ns; void (*fn)(struct timer *t); u32 cpu; bool queued; };
 void timer_init(struct timer *t, void (*fn)(struct timer *t));
 void timer_start(struct timer *t, u64 deadline_ns); // restarts if queued
 bool timer_cancel(struct timer *t);                 // true: it will not run. Also waits while fn runs on another CPU
 
 // --- work that an interrupt handler leaves to a thread: at most once queued; runs in a kernel thread (sleepable).
+// Never runs twice at once: queued again while it runs, it runs once more afterwards. fn may free the item.
 struct work { struct list link; void (*fn)(struct work *w); bool queued; };
 static inline void work_init(struct work *w, void (*fn)(struct work *w)) { list_init(&w->link); w->fn = fn; w->queued = false; }
 void work_queue(struct work *w);
 
 void task_init(void); // boot CPU, after arch; becomes the first thread. APs call task_init_ap from their idle entry
-void task_init_ap(void);
+// An AP's last call: its context becomes the idle thread of that CPU. Its run queue was made by task_init when cpu_count
+// was final then, else here.
+__noreturn void task_init_ap(void);
 #endif
