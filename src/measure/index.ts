@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// measure: what a TD's registers must be, what quotes, logs and reports say they are, and whether to believe it. No I/O.
+
+export { concatBytes, equalBytes, fromHex, toHex } from './bytes.js';
+export {
+  type Collateral,
+  type SignedJson,
+  signedJson,
+  splitSignedJson,
+  TCB_STATUSES,
+  verifyCollateral,
+} from './collateral.js';
+export { asSha384, extend, type Sha384, sha384, sha384FromHex, ZERO_SHA384 } from './digest.js';
+export { MeasureError, type MeasureErrorCode } from './errors.js';
+export {
+  buildEventLog,
+  type CcelTable,
+  checkEventData,
+  diffEvents,
+  type EventDifference,
+  type EventLog,
+  type ExpectedEvent,
+  eventTypeName,
+  type LogEvent,
+  type NewEvent,
+  parseCcelTable,
+  parseEventLog,
+  type Rtmrs,
+  replayEventLog,
+} from './event-log.js';
+export { computeMrtd, type MrtdOperation, type MrtdOptions, type MrtdOrder, type MrtdPadding } from './mrtd.js';
+export { type EnclaveReport, parseQuote, type Quote, type QuoteHeader, type TdQuoteBody } from './quote.js';
+export { buildTdHob, type HobLayout, tdHobDigest } from './td-hob.js';
+export {
+  ATTRIBUTE_DEBUG,
+  parseTdReport,
+  TDREPORT_BYTES,
+  type TdInfo,
+  type TdReport,
+  tdAttributes,
+  xfam,
+} from './td-report.js';
+export {
+  checkTdvf,
+  type Finding,
+  parseTdvf,
+  SECTION_TYPES,
+  type SectionType,
+  type Tdvf,
+  type TdvfSection,
+} from './tdvf.js';
+export { type Check, type TcbStatus, type Verdict, type VerifyOptions, verifyQuote } from './verify.js';
+export { INTEL_ROOT_PUBLIC_KEY, type TrustAnchor, trustAnchor } from './x509.js';
