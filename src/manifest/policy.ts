@@ -83,7 +83,7 @@ export function compilePolicy(manifest: unknown): Policy {
     uid: loader.integer('uid', 0, ID_MAX, 0),
     gid: loader.integer('gid', 0, ID_MAX, 0),
     cwd: absolute(top.sub('fs'), 'start_dir', '/'),
-    mounts: readMounts(top.sub('fs'), files),
+    mounts: readMounts(top, files),
     trusted: files.trusted,
     allowed: files.allowed,
     check: files.check,
@@ -274,7 +274,8 @@ function readFile(entry: Fields): TrustedEntry | undefined {
   return { kind: 'file', sha256, meta };
 }
 
-function readMounts(fs: Fields, files: FileRules): Mount[] {
+function readMounts(top: Fields, files: FileRules): Mount[] {
+  const fs = top.sub('fs');
   const root = fs.has('root') ? readMount(fs.sub('root'), '/', files) : undefined;
   const mounts: Mount[] = [root ?? { path: '/', type: 'chroot', uri: '.' as HostPath, rw: isWritable('.', files) }];
   fs.array('mounts').forEach((value, index) => {
@@ -286,7 +287,15 @@ function readMounts(fs: Fields, files: FileRules): Mount[] {
     const mount = readMount(new Fields(value, path, fs.problems), undefined, files);
     if (mount !== undefined) mounts.push(mount);
   });
-  return mounts;
+  return applyReadOnly(mounts, top.sub('tdx'));
+}
+
+/** `tdx.read_only` lists guest paths of mounts whose allowed files the program may read but not write. */
+function applyReadOnly(mounts: readonly Mount[], tdx: Fields): Mount[] {
+  const readOnly = new Set(tdx.strings('read_only'));
+  const result = mounts.map((mount) => (readOnly.delete(mount.path) ? { ...mount, rw: false } : mount));
+  for (const path of readOnly) tdx.problems.add(tdx.at('read_only'), `${path} is not the path of a mount`);
+  return result;
 }
 
 function readMount(fields: Fields, fixedPath: string | undefined, files: FileRules): Mount | undefined {

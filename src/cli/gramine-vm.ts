@@ -1,0 +1,8 @@
+#!/usr/bin/env node
+// SPDX-License-Identifier: Apache-2.0
+//
+// gramine-vm: runs a program in an ordinary virtual machine.
+
+import { runVmCommand } from './vm-command.js';
+
+await runVmCommand('gramine-vm', process.argv.slice(2));

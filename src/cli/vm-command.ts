@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The command line of the launchers: options in, lines and an exit status out.
+
+import { readFileSync, writeFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import {
+  dryRun,
+  LaunchError,
+  type LaunchRequest,
+  launch,
+  type Publication,
+  parseCpus,
+  parseEnv,
+  parseMemory,
+  parsePublication,
+  parseVolume,
+  quote,
+  type Volume,
+} from '../launch/index.js';
+import { EXIT_CODES, INTERNAL_EXIT_CODE, USAGE_EXIT_CODE } from './exit-codes.js';
+
+interface Options {
+  readonly publish?: readonly Publication[];
+  readonly volume?: readonly Volume[];
+  readonly env?: readonly (readonly [string, string])[];
+  readonly workdir?: string;
+  readonly memory?: bigint;
+  readonly cpus?: number;
+  readonly net?: readonly string[];
+  readonly accel: 'auto' | 'kvm' | 'tcg';
+  readonly gdb?: string;
+  readonly verbose?: true;
+  readonly dryRun?: true;
+  readonly saveManifest?: string;
+  readonly quiet?: true;
+}
+
+/** Runs the command and ends the process with its exit status. */
+export async function runVmCommand(name: string, argv: readonly string[]): Promise<void> {
+  try {
+    process.exitCode = await run(name, argv);
+  } catch (error) {
+    process.exitCode = report(name, error);
+  }
+  // A terminal or a pipe on stdin would keep the process alive. Every byte of output is out: Node writes to files,
+  // terminals and pipes synchronously on Linux.
+  process.exit();
+}
+
+async function run(name: string, argv: readonly string[]): Promise<number> {
+  const command = buildCommand(name);
+  command.parse(argv as string[], { from: 'user' });
+  const [app = '', ...args] = command.args;
+  const options = command.opts<Options>();
+  const say = (line: string) => process.stderr.write(`${name}: ${line}\n`);
+  const request: LaunchRequest = {
+    app,
+    args,
+    publish: options.publish ?? [],
+    volumes: options.volume ?? [],
+    env: options.env ?? [],
+    outbound: options.net ?? [],
+    workdir: options.workdir,
+    memoryBytes: options.memory,
+    cpus: options.cpus,
+    accelerator: options.accel,
+    gdb: options.gdb,
+    verbose: options.verbose ?? false,
+    say: options.quiet ? () => {} : say,
+    detail: options.verbose ? say : () => {},
+  };
+  if (options.saveManifest !== undefined || options.dryRun) return prepareOnly(request, options, say);
+  return launch(request);
+}
+
+/** --dry-run and --save-manifest: shows what would run, and runs nothing. */
+async function prepareOnly(request: LaunchRequest, options: Options, say: (line: string) => void): Promise<number> {
+  const { plan, commands } = await dryRun(request);
+  request.say(plan.summary);
+  if (options.saveManifest !== undefined) {
+    const { stringify } = await import('@iarna/toml');
+    try {
+      writeFileSync(options.saveManifest, stringify(plan.manifest as Parameters<typeof stringify>[0]), { flag: 'wx' });
+    } catch (error) {
+      const exists = (error as NodeJS.ErrnoException).code === 'EEXIST';
+      const why = exists ? 'it exists already; remove it first' : (error as Error).message;
+      throw new LaunchError(exists ? 'usage' : 'not-permitted', `--save-manifest ${options.saveManifest}: ${why}`);
+    }
+    say(`wrote ${options.saveManifest}`);
+  }
+  if (options.dryRun) for (const words of commands) process.stdout.write(`${words.map(quote).join(' ')}\n`);
+  plan.remember();
+  return 0;
+}
+
+function buildCommand(name: string): Command {
+  const collect =
+    <T>(parse: (text: string) => T) =>
+    (text: string, list: readonly T[] = []): readonly T[] => [...list, asArgument(parse)(text)];
+  return new Command(name)
+    .description('Run a Linux program, unmodified, in a virtual machine of its own.')
+    .argument('<app>', 'the program; APP.manifest.tdx, .manifest.sgx or .manifest is used where it exists')
+    .argument('[args...]', "the program's arguments")
+    .addOption(list('-p, --publish <host:guest>', 'open a port: [ADDRESS:]HOST:GUEST[/udp]', parsePublication))
+    .addOption(
+      list('-v, --volume <host:guest>', 'let the program see a file or directory: HOST:GUEST[:rw]', parseVolume),
+    )
+    .addOption(list('-e, --env <name=value>', 'set an environment variable', parseEnv))
+    .option('-w, --workdir <path>', "the program's working directory in the guest", asArgument(parseWorkdir))
+    .option(
+      '-m, --memory <size>',
+      'memory of the machine, such as 512M or 2G (default: the manifest, else 1G)',
+      asArgument(parseMemory),
+    )
+    .option('-c, --cpus <number>', 'virtual CPUs (default: those of the host, at most 4)', asArgument(parseCpus))
+    .addOption(list('--net <host:port>', 'let the program connect there; "*:*" for anywhere', parseOutbound))
+    .addOption(
+      new Option('--accel <name>', 'kvm, tcg (software), or the better one that works')
+        .choices(['auto', 'kvm', 'tcg'])
+        .default('auto'),
+    )
+    .option('--gdb <address>', 'wait for a debugger of the kernel there, such as tcp:127.0.0.1:1234')
+    .option('--save-manifest <file>', 'write the manifest that this run would use, and stop')
+    .option('--dry-run', 'print the commands that would run, and stop')
+    .option('--verbose', "show the commands, the kernel's log and the bridge's")
+    .option('-q, --quiet', 'say nothing but errors')
+    .version(readVersion(), '-V, --version')
+    .passThroughOptions()
+    .exitOverride()
+    .configureOutput({ writeErr: () => {} })
+    .addHelpText('after', HELP);
+
+  function list<T>(flags: string, description: string, parse: (text: string) => T): Option {
+    return new Option(flags, `${description} (repeatable)`).argParser(collect(parse));
+  }
+}
+
+const HELP = `
+Options of ${'gramine-vm'} go before APP; what follows APP is the program's.
+Examples:
+  gramine-vm redis-server --save ''
+  gramine-vm -p 6379:6379 -v ./data:/data:rw -w /data redis-server
+Exit status: the program's own, 128+N when signal N ended it, 64-79 when it could not be run (docs/cli.md).
+Typing Ctrl-] three times ends the machine.`;
+
+/** Lets commander name the option that a LaunchError's message is about in its own way. */
+function asArgument<T>(parse: (text: string) => T): (text: string) => T {
+  return (text) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      if (error instanceof LaunchError) throw new InvalidArgumentError(error.message);
+      throw error;
+    }
+  };
+}
+
+function parseWorkdir(text: string): string {
+  if (!text.startsWith('/'))
+    throw new LaunchError('usage', `--workdir ${text}: expected an absolute path in the guest`);
+  return text;
+}
+
+function parseOutbound(text: string): string {
+  if (/^(\*|[A-Za-z0-9.*-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.test(text)) return text;
+  throw new LaunchError('usage', `--net ${text}: expected HOST:PORT, where either can be "*"`);
+}
+
+function readVersion(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+/** Prints an error as one message and returns its exit code; only a bug of ours shows where it happened. */
+function report(name: string, error: unknown): number {
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return 0;
+    const message = error.message.replace(/^error: /, '').replace(/^option '[^']*' argument '[^']*' is invalid\. /, '');
+    process.stderr.write(`${name}: ${message}\nTry ${name} --help.\n`);
+    return USAGE_EXIT_CODE;
+  }
+  if (error instanceof LaunchError) {
+    process.stderr.write(`${name}: ${error.message}\n`);
+    return EXIT_CODES[error.code];
+  }
+  process.stderr.write(
+    `${name}: internal error, please report it: ${error instanceof Error ? error.stack : String(error)}\n`,
+  );
+  return INTERNAL_EXIT_CODE;
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The door of the launch room.
+
+export { LaunchError, type LaunchErrorCode } from './errors.js';
+export { type DryRun, dryRun, type LaunchRequest, launch, quote } from './launch.js';
+export {
+  type Publication,
+  parseCpus,
+  parseEnv,
+  parseMemory,
+  parsePublication,
+  parseVolume,
+  type Volume,
+} from './options.js';

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One run from start to end: private directory, bridge, virtiofsd, image, QEMU, console, exit status, clean-up. The three
+// children start together: sockets exist before their servers, so nobody waits for anybody.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { availableParallelism, constants as os } from 'node:os';
+import type { Duplex } from 'node:stream';
+import { type AcceleratorChoice, chooseAccelerator } from './accelerator.js';
+import { Bridge, bridgeArguments } from './bridge.js';
+import { fromErrno, LaunchError } from './errors.js';
+import { HostKnowledge } from './host-knowledge.js';
+import {
+  explainHostViewFailure,
+  exportedMounts,
+  type HostViewCommand,
+  hostViewCommand,
+  VIRTIOFSD_FD,
+} from './host-view.js';
+import { BRIDGE_PROGRAM, KERNEL_IMAGE } from './paths.js';
+import { makePlan, type Plan, type PlanRequest } from './plan.js';
+import { findQemu, type MachineSpec, QEMU_FDS, qemuArguments } from './qemu.js';
+import { CFV_BYTES, cfvHead, checkKernel, encodeRecord } from './record.js';
+import { ChildSocket, RunDirectory } from './run-directory.js';
+import { type GuestPorts, hasTerminal, Terminal } from './terminal.js';
+
+export interface LaunchRequest extends PlanRequest {
+  readonly cpus?: number | undefined;
+  readonly accelerator: 'auto' | 'kvm' | 'tcg';
+  readonly gdb?: string | undefined;
+  readonly verbose: boolean;
+  /** A line for the user, on stderr. */
+  readonly say: (line: string) => void;
+  /** A line that only --verbose shows. */
+  readonly detail: (line: string) => void;
+}
+
+const MAX_DEFAULT_CPUS = 4;
+const LOG_WARNING = 2;
+const LOG_DEBUG = 3;
+const LOG_TAIL_BYTES = 4096;
+const LOG_TAIL_LINES = 12;
+/** After the machine is gone the helpers have this long to end by themselves. */
+const HELPER_GRACE_MS = 1000;
+/** A program that was asked to end with SIGTERM or SIGHUP has this long. */
+const TERMINATION_GRACE_MS = 10_000;
+
+/** The commands that a launch would run, without running them. */
+export interface DryRun {
+  readonly plan: Plan;
+  readonly commands: readonly (readonly string[])[];
+}
+
+export async function dryRun(request: LaunchRequest): Promise<DryRun> {
+  const plan = await makePlan(request);
+  const qemu = findQemu(new HostKnowledge());
+  const directory = '/run/gramine-XXXXXX';
+  const mounts = exportedMounts(plan.policy, process.cwd());
+  const view = mounts.length > 0 ? hostViewCommand(mounts) : undefined;
+  const choice = await chooseAccelerator(request.accelerator, qemu, new HostKnowledge());
+  const spec = machineSpec(request, plan, choice, (name) => `${directory}/${name}`, view !== undefined);
+  const bridge = bridgeArguments(bridgeOptions(request, plan, spec.vsockSocket));
+  return {
+    plan,
+    commands: [
+      [BRIDGE_PROGRAM, ...bridge],
+      ...(view === undefined ? [] : [[view.program, ...view.args]]),
+      [qemu, ...qemuArguments(spec)],
+    ],
+  };
+}
+
+/** Runs the program; resolves to its exit status. Throws LaunchError when it could not be run to its end. */
+export async function launch(request: LaunchRequest): Promise<number> {
+  const knowledge = new HostKnowledge();
+  const qemu = findQemu(knowledge);
+  const plan = await makePlan(request);
+  const kernel = readKernel();
+  request.say(plan.summary);
+  for (const warning of plan.warnings) request.say(`warning: ${warning}`);
+  const choice = await chooseAccelerator(request.accelerator, qemu, knowledge);
+  const directory = RunDirectory.create();
+  const run = new Run(request, plan, directory);
+  try {
+    return await run.toEnd(qemu, kernel, choice);
+  } finally {
+    await run.cleanUp();
+    directory.remove();
+  }
+}
+
+class Run {
+  private readonly children: ChildProcess[] = [];
+  private bridge: Bridge | undefined;
+  private qemu: ChildProcess | undefined;
+  private terminal: Terminal | undefined;
+  private status: number | undefined;
+  private guestSeen = false;
+  private killedBy: number | undefined;
+  private lastWords = '';
+  private logTail = Buffer.alloc(0);
+  private readonly signals = new Map<NodeJS.Signals, () => void>();
+
+  constructor(
+    private readonly request: LaunchRequest,
+    private readonly plan: Plan,
+    private readonly directory: RunDirectory,
+  ) {}
+
+  async toEnd(qemu: string, kernel: Buffer, choice: AcceleratorChoice): Promise<number> {
+    const { request, plan, directory } = this;
+    this.catchSignals();
+    const mounts = exportedMounts(plan.policy, process.cwd());
+    const view = mounts.length > 0 ? hostViewCommand(mounts) : undefined;
+    const spec = machineSpec(request, plan, choice, (name) => directory.file(name), view !== undefined);
+    const bridge = this.startBridge(spec.vsockSocket);
+    const viewFailed = view === undefined ? NEVER : this.startHostView(view, spec.fsSocket ?? '');
+    writeImage(spec.image, kernel, this.encodeRecord(spec));
+    await Promise.race([bridge.ready, viewFailed]);
+    this.throwIfKilled();
+    const ended = this.startQemu(qemu, spec);
+    if (choice.accelerator === 'tcg' && request.accelerator === 'auto') {
+      request.detail(`software emulation (TCG): ${choice.reason}`);
+    }
+    plan.remember();
+    const output = await Promise.race([ended, viewFailed]);
+    await this.terminal?.drained();
+    this.terminal?.restore();
+    return this.outcome(output);
+  }
+
+  /** Ends what still runs. The order matters: QEMU first, so that no device fails under a guest that still runs. */
+  async cleanUp(): Promise<void> {
+    this.terminal?.restore();
+    for (const [signal, handler] of this.signals) process.removeListener(signal, handler);
+    if (this.qemu !== undefined && isRunning(this.qemu)) this.qemu.kill('SIGKILL');
+    this.bridge?.stop();
+    const running = this.children.filter(isRunning);
+    const gone = Promise.all(running.map((child) => new Promise((resolve) => child.once('exit', resolve))));
+    const timer = setTimeout(() => {
+      for (const child of running) child.kill('SIGKILL');
+    }, HELPER_GRACE_MS);
+    await gone;
+    clearTimeout(timer);
+  }
+
+  private startBridge(socket: string): Bridge {
+    const { request } = this;
+    const bridge = new Bridge(bridgeOptions(request, this.plan, socket), {
+      published: (host, guestPort) => request.detail(`port ${guestPort} of the guest is ${host} here`),
+      guest: (version) => {
+        this.guestSeen = true;
+        request.detail(`the guest's kernel: ${version}`);
+      },
+      exit: (status) => {
+        this.status = status;
+      },
+      last: (text) => {
+        this.lastWords = text;
+      },
+    });
+    this.bridge = bridge;
+    this.adopt(bridge.child);
+    return bridge;
+  }
+
+  /** Starts virtiofsd in its view; the promise only ever rejects, when it ends before the machine does. */
+  private startHostView(view: HostViewCommand, path: string): Promise<never> {
+    if (view.lost !== undefined) this.request.say(`warning: ${view.lost}`);
+    const socket = ChildSocket.listen(this.directory, path.slice(this.directory.path.length + 1));
+    const stdio: ('ignore' | 'pipe' | ReturnType<() => ChildSocket['stdio']>)[] = ['ignore', 'ignore', 'pipe'];
+    stdio[VIRTIOFSD_FD] = socket.stdio;
+    const child = spawn(view.program, view.args, { stdio, detached: true });
+    socket.close();
+    this.adopt(child);
+    let output = '';
+    child.stderr?.on('data', (data: Buffer) => {
+      output = (output + data.toString()).slice(-LOG_TAIL_BYTES);
+      this.request.detail(`virtiofsd: ${data.toString().trimEnd()}`);
+    });
+    const failed = new Promise<never>((_resolve, reject) => {
+      child.once('error', (error) => reject(explainHostViewFailure(`${view.program}: ${error.message}`)));
+      child.once('close', (code) => {
+        // It ends by itself, with 0, when QEMU closes the connection.
+        if (code !== 0 && this.status === undefined) reject(explainHostViewFailure(output));
+      });
+    });
+    failed.catch(() => {});
+    return failed;
+  }
+
+  /** Resolves to what QEMU printed when it has ended and closed every port. */
+  private startQemu(path: string, spec: MachineSpec): Promise<string> {
+    const stdio: ('ignore' | 'pipe')[] = ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe'];
+    if (!spec.tty) stdio[QEMU_FDS.stdin] = 'pipe';
+    const child = spawn(path, qemuArguments(spec), { stdio, detached: true });
+    this.qemu = child;
+    this.adopt(child);
+    const pipes: readonly unknown[] = child.stdio;
+    const port = (name: keyof typeof QEMU_FDS) => pipes[QEMU_FDS[name]] as Duplex;
+    let output = '';
+    child.stderr?.on('data', (data: Buffer) => {
+      output = (output + data.toString()).slice(-LOG_TAIL_BYTES);
+    });
+    const ended = new Promise<string>((resolve, reject) => {
+      child.once('error', (error) => reject(new LaunchError('qemu-missing', `cannot start ${path}: ${error.message}`)));
+      child.once('close', () => resolve(output));
+    });
+    ended.catch(() => {});
+    if (child.pid === undefined) return ended;
+    this.readLog(port('log'));
+    const ports: GuestPorts = spec.tty
+      ? { console: port('console'), stderr: port('stderr') }
+      : { console: port('console'), stderr: port('stderr'), stdin: port('stdin') };
+    this.terminal = new Terminal(
+      ports,
+      {
+        windowSize: (rows, columns) => this.bridge?.windowSize(rows, columns),
+        outputClosed: () => this.bridge?.signal(os.signals.SIGPIPE),
+        escape: () => this.kill(os.signals.SIGKILL),
+      },
+      spec.tty,
+    );
+    this.terminal.start();
+    this.request.detail([path, ...qemuArguments(spec)].map(quote).join(' '));
+    return ended;
+  }
+
+  private readLog(log: Duplex): void {
+    log.on('error', () => {});
+    log.on('data', (data: Buffer) => {
+      if (this.request.verbose) process.stderr.write(data);
+      this.logTail = Buffer.concat([this.logTail, data]).subarray(-LOG_TAIL_BYTES);
+    });
+  }
+
+  private adopt(child: ChildProcess): void {
+    this.children.push(child);
+    this.directory.watch(child);
+  }
+
+  private encodeRecord(spec: MachineSpec): Uint8Array {
+    const { columns, rows } = process.stdout;
+    return encodeRecord({
+      policy: this.plan.policy,
+      invocation: this.plan.invocation,
+      vm: { cpus: spec.cpus, memoryBytes: spec.memoryBytes },
+      host: {
+        timeNs: BigInt(Date.now()) * 1_000_000n,
+        tty: spec.tty,
+        rows: rows ?? 24,
+        cols: columns ?? 80,
+        logLevel: this.request.verbose ? LOG_DEBUG : LOG_WARNING,
+        leaves: this.plan.leaves,
+      },
+    });
+  }
+
+  private outcome(qemuOutput: string): number {
+    if (this.status !== undefined) return this.status;
+    if (this.killedBy !== undefined) return 128 + this.killedBy;
+    const log = this.logTail.toString('utf8').trimEnd().split('\n').slice(-LOG_TAIL_LINES);
+    const parts = [
+      this.guestSeen
+        ? 'the virtual machine ended without an exit status'
+        : 'the virtual machine ended before the program started',
+      ...(this.lastWords === '' ? [] : [`its last words: ${this.lastWords}`]),
+      ...(qemuOutput.trim() === '' ? [] : [`QEMU: ${qemuOutput.trim()}`]),
+      ...(log[0] === '' ? [] : ['the end of its log:', ...log.map((line) => `  ${printable(line)}`)]),
+    ];
+    throw new LaunchError('guest-died', parts.join('\n'));
+  }
+
+  private catchSignals(): void {
+    const catching = (signal: NodeJS.Signals, handler: () => void) => {
+      this.signals.set(signal, handler);
+      process.on(signal, handler);
+    };
+    let interrupted = false;
+    catching('SIGINT', () => {
+      if (interrupted || !this.guestSeen) this.kill(os.signals.SIGINT);
+      else this.bridge?.signal(os.signals.SIGINT);
+      interrupted = true;
+    });
+    for (const signal of ['SIGTERM', 'SIGHUP'] as const) {
+      const number = os.signals[signal];
+      let asked = false;
+      catching(signal, () => {
+        if (asked || !this.guestSeen) return this.kill(number);
+        asked = true;
+        this.bridge?.signal(number);
+        setTimeout(() => this.kill(number), TERMINATION_GRACE_MS).unref();
+      });
+    }
+    for (const signal of ['SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const) {
+      catching(signal, () => this.bridge?.signal(os.signals[signal]));
+    }
+  }
+
+  /** Ends the machine at once; the run then has status 128 + `signal`, unless the program has ended already. */
+  private kill(signal: number): void {
+    this.killedBy ??= signal;
+    this.qemu?.kill('SIGKILL');
+  }
+
+  private throwIfKilled(): void {
+    if (this.killedBy !== undefined) throw new LaunchError('guest-died', 'interrupted before the machine started');
+  }
+}
+
+const NEVER = new Promise<never>(() => {});
+
+function machineSpec(
+  request: LaunchRequest,
+  plan: Plan,
+  choice: AcceleratorChoice,
+  file: (name: string) => string,
+  withFiles: boolean,
+): MachineSpec {
+  return {
+    accelerator: choice.accelerator,
+    cpus: request.cpus ?? Math.min(availableParallelism(), MAX_DEFAULT_CPUS),
+    memoryBytes: plan.memoryBytes,
+    image: file('image'),
+    vsockSocket: file('vsock'),
+    ...(withFiles ? { fsSocket: file('fs') } : {}),
+    tty: hasTerminal(),
+    gdb: request.gdb,
+  };
+}
+
+function bridgeOptions(request: LaunchRequest, plan: Plan, socket: string) {
+  return {
+    program: BRIDGE_PROGRAM,
+    socket,
+    publish: request.publish,
+    outbound: [...new Set([...plan.policy.net.outbound, ...request.outbound])],
+    verbose: request.verbose,
+  };
+}
+
+function readKernel(): Buffer {
+  let kernel: Buffer;
+  try {
+    kernel = readFileSync(KERNEL_IMAGE);
+  } catch (error) {
+    throw new LaunchError(
+      'image-corrupt',
+      `${KERNEL_IMAGE}: ${(error as Error).message}. Build it: npm run build:native`,
+      {
+        cause: error,
+      },
+    );
+  }
+  checkKernel(kernel, KERNEL_IMAGE);
+  return kernel;
+}
+
+/** [CFV][BFV]; the zeroes behind the record are a hole in the file. */
+function writeImage(path: string, kernel: Buffer, record: Uint8Array): void {
+  try {
+    const fd = openSync(path, 'wx', 0o600);
+    try {
+      ftruncateSync(fd, CFV_BYTES + kernel.length);
+      writeAll(fd, cfvHead(record), 0);
+      writeAll(fd, kernel, CFV_BYTES);
+    } finally {
+      closeSync(fd);
+    }
+  } catch (error) {
+    throw fromErrno(error, `cannot write ${path}`);
+  }
+}
+
+function writeAll(fd: number, bytes: Uint8Array, position: number): void {
+  let done = 0;
+  while (done < bytes.length) done += writeSync(fd, bytes, done, bytes.length - done, position + done);
+}
+
+function isRunning(child: ChildProcess): boolean {
+  return child.pid !== undefined && child.exitCode === null && child.signalCode === null;
+}
+
+/** A shell word, for people to copy. */
+export function quote(word: string): string {
+  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+/** The log comes from the guest: its control bytes stay off the user's terminal. */
+function printable(text: string): string {
+  return text.replaceAll(/[^\x20-\x7e\t\u00a0-\uffff]/g, '');
+}

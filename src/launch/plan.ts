@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From what the user typed to what will run: finds the manifest, or makes one, applies the command line to it as far as
+// the manifest allows, and compiles the policy. Starts nothing.
+
+import { existsSync, readFileSync } from 'node:fs';
+import { basename, resolve } from 'node:path';
+import { compilePolicy, ManifestError, type Policy, parseSize } from '../manifest/index.js';
+import { fromErrno, LaunchError } from './errors.js';
+import { cacheFileFor, FileCache } from './file-cache.js';
+import { MIN_MEMORY_BYTES, type Publication, type Volume } from './options.js';
+import { buildZeroConfig } from './zero-config.js';
+
+export interface PlanRequest {
+  readonly app: string;
+  readonly args: readonly string[];
+  readonly env: readonly (readonly [name: string, value: string])[];
+  readonly volumes: readonly Volume[];
+  readonly publish: readonly Publication[];
+  readonly outbound: readonly string[];
+  readonly workdir?: string | undefined;
+  readonly memoryBytes?: bigint | undefined;
+}
+
+export interface Plan {
+  /** The manifest as a table: what --save-manifest writes. */
+  readonly manifest: unknown;
+  readonly policy: Policy;
+  readonly invocation: { readonly argv: readonly Uint8Array[]; readonly env: readonly Uint8Array[] };
+  readonly leaves: ReadonlyMap<string, string>;
+  readonly memoryBytes: bigint;
+  /** What was found and decided, in one line. */
+  readonly summary: string;
+  readonly warnings: readonly string[];
+  /** Remembers what was hashed; to be called when there is time. */
+  readonly remember: () => void;
+}
+
+const MANIFEST_SUFFIXES = ['.manifest.tdx', '.manifest.sgx', '.manifest'];
+const DEFAULT_MEMORY_BYTES = 1n << 30n;
+
+export async function makePlan(request: PlanRequest): Promise<Plan> {
+  const manifestPath = MANIFEST_SUFFIXES.map((suffix) => `${request.app}${suffix}`).find((path) => existsSync(path));
+  return manifestPath === undefined ? planWithout(request) : planWith(request, manifestPath);
+}
+
+function planWithout(request: PlanRequest): Plan {
+  const cache = new FileCache(cacheFileFor(request.app.includes('/') ? resolve(request.app) : request.app));
+  const { manifest, leaves, summary, warnings } = buildZeroConfig({
+    ...request,
+    publish: request.publish.map(({ guestPort, protocol }) => [guestPort, protocol]),
+    cache,
+  });
+  return {
+    manifest,
+    policy: compile(manifest, 'the manifest made for this run'),
+    invocation: { argv: [], env: [] },
+    leaves,
+    memoryBytes: request.memoryBytes ?? DEFAULT_MEMORY_BYTES,
+    summary,
+    warnings,
+    remember: () => cache.save(),
+  };
+}
+
+async function planWith(request: PlanRequest, path: string): Promise<Plan> {
+  const manifest = await readManifest(path);
+  addToManifest(manifest, request);
+  const policy = compile(manifest, path);
+  return {
+    manifest,
+    policy,
+    invocation: { argv: argumentsFor(policy, request, path), env: environmentFor(policy, request, path) },
+    leaves: new Map(),
+    memoryBytes: request.memoryBytes ?? memoryOf(manifest) ?? DEFAULT_MEMORY_BYTES,
+    summary: `${policy.entrypoint} as ${path} says`,
+    warnings: [],
+    remember: () => {},
+  };
+}
+
+type Mutable = Record<string, unknown>;
+
+async function readManifest(path: string): Promise<Mutable> {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw fromErrno(error, `cannot read ${path}`);
+  }
+  // The parser is needed on this road only.
+  const { parse } = await import('@iarna/toml');
+  try {
+    return parse(text) as Mutable;
+  } catch (error) {
+    const { line, col, message } = error as { line?: number; col?: number; message: string };
+    const where = line === undefined ? path : `${path}:${line + 1}:${(col ?? 0) + 1}`;
+    const what = message.split('\n', 1)[0]?.replace(/ at row .*$/, '') ?? '';
+    throw new LaunchError('manifest-invalid', `${where}: ${what}`, { cause: error });
+  }
+}
+
+function compile(manifest: unknown, where: string): Policy {
+  try {
+    return compilePolicy(manifest);
+  } catch (error) {
+    if (!(error instanceof ManifestError)) throw error;
+    const list = error.problems.map((problem) => `\n  ${problem}`).join('');
+    throw new LaunchError('manifest-invalid', `${where} is not a valid manifest:${list}`, { cause: error });
+  }
+}
+
+/** Applies -v and -w, which the user at this machine may always ask for: they change the policy and so its measurement. */
+function addToManifest(manifest: Mutable, request: PlanRequest): void {
+  const table = (parent: Mutable, key: string): Mutable => {
+    const value = parent[key] ?? {};
+    parent[key] = value;
+    return value as Mutable;
+  };
+  const append = (parent: Mutable, key: string, items: readonly unknown[]) => {
+    const present = parent[key];
+    parent[key] = [...(Array.isArray(present) ? present : []), ...items];
+  };
+  const fs = table(manifest, 'fs');
+  if (request.workdir !== undefined) fs.start_dir = request.workdir;
+  if (request.volumes.length === 0) return;
+  append(
+    fs,
+    'mounts',
+    request.volumes.map(({ host, guest }) => ({ path: guest, uri: `file:${host}` })),
+  );
+  const tdx = table(manifest, 'tdx');
+  const owner = 'trusted_files' in tdx || 'allowed_files' in tdx ? tdx : table(manifest, 'sgx');
+  append(
+    owner,
+    'allowed_files',
+    request.volumes.map(({ host }) => `file:${host}`),
+  );
+  append(
+    tdx,
+    'read_only',
+    request.volumes.filter(({ writable }) => !writable).map(({ guest }) => guest),
+  );
+}
+
+function argumentsFor(policy: Policy, request: PlanRequest, path: string): Uint8Array[] {
+  if (policy.args.from === 'cmdline') return request.args.map((arg) => Buffer.from(arg));
+  const same =
+    request.args.length === policy.args.argv.length - 1 &&
+    request.args.every((arg, i) => arg === policy.args.argv[i + 1]);
+  if (request.args.length > 0 && !same) {
+    throw new LaunchError(
+      'usage',
+      `${path} fixes the program's arguments; it takes none from the command line (loader.insecure__use_cmdline_argv allows it)`,
+    );
+  }
+  return [];
+}
+
+function environmentFor(policy: Policy, request: PlanRequest, path: string): Uint8Array[] {
+  const { pass, all } = policy.env;
+  const names = all ? Object.keys(process.env) : pass;
+  const env = new Map<string, string>();
+  for (const name of names) {
+    const value = process.env[name];
+    if (value !== undefined) env.set(name, value);
+  }
+  for (const [name, value] of request.env) {
+    if (!all && !pass.includes(name)) {
+      throw new LaunchError(
+        'usage',
+        `--env ${name}: ${path} does not let it through (loader.env.${name} = { passthrough = true })`,
+      );
+    }
+    env.set(name, value);
+  }
+  return [...env].map(([name, value]) => Buffer.from(`${name}=${value}`));
+}
+
+/** Gramine's users size their machine with enclave_size; an EDMM enclave's is address space, not memory. */
+function memoryOf(manifest: Mutable): bigint | undefined {
+  for (const key of ['tdx', 'sgx']) {
+    const table = manifest[key] as Mutable | undefined;
+    const size = table?.enclave_size;
+    if (typeof size !== 'string' || table?.edmm_enable === true) continue;
+    const bytes = parseSize(size);
+    if (bytes !== undefined && bytes >= MIN_MEMORY_BYTES) return (bytes >> 21n) << 21n;
+  }
+  return undefined;
+}
+
+/** How the manifest of a run without one is called when it is kept. */
+export function defaultManifestName(app: string): string {
+  return `${basename(app)}.manifest.tdx`;
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The launcher's own stdin, stdout and stderr, joined to the guest's ports (docs/devices.md). With a terminal on both
+// ends the guest's line discipline rules, so ours is raw; otherwise bytes pass through and the end of stdin is passed on.
+
+import type { Duplex, Readable } from 'node:stream';
+import type { ReadStream, WriteStream } from 'node:tty';
+
+export interface GuestPorts {
+  readonly console: Duplex;
+  readonly stderr: Duplex;
+  /** Only without a terminal. */
+  readonly stdin?: Duplex;
+}
+
+export interface TerminalEvents {
+  windowSize(rows: number, columns: number): void;
+  /** Nobody reads our output any more (a closed pipe). */
+  outputClosed(): void;
+  /** The user typed the escape: end the machine. */
+  escape(): void;
+}
+
+/** Ctrl-] three times within a second ends the machine even when the program ignores Ctrl-C. */
+const ESCAPE_BYTE = 0x1d;
+const ESCAPE_COUNT = 3;
+const ESCAPE_WITHIN_MS = 1000;
+
+/** Whether the program gets a terminal: only when both its input and its output are one. */
+export function hasTerminal(): boolean {
+  return Boolean(process.stdin.isTTY && process.stdout.isTTY);
+}
+
+export class Terminal {
+  private raw: ReadStream | undefined;
+  private readonly ended: Promise<unknown>[] = [];
+
+  constructor(
+    private readonly ports: GuestPorts,
+    private readonly events: TerminalEvents,
+    private readonly tty: boolean,
+  ) {}
+
+  start(): void {
+    this.copyOut(this.ports.console, process.stdout);
+    this.copyOut(this.ports.stderr, process.stderr);
+    if (this.tty) this.startTerminal(process.stdin as ReadStream, process.stdout as WriteStream);
+    else this.startStream(process.stdin);
+  }
+
+  /** Resolves when every byte that the guest wrote has been written out. */
+  async drained(): Promise<void> {
+    await Promise.all(this.ended);
+  }
+
+  /** Gives the terminal back as it was. */
+  restore(): void {
+    this.raw?.setRawMode(false);
+    this.raw = undefined;
+    process.stdin.pause();
+  }
+
+  private copyOut(from: Duplex, to: NodeJS.WriteStream): void {
+    this.ended.push(new Promise((resolve) => from.once('close', resolve)));
+    from.on('error', () => {});
+    let closed = false;
+    to.on('error', (error: NodeJS.ErrnoException) => {
+      if (closed || error.code !== 'EPIPE') return;
+      closed = true;
+      this.events.outputClosed();
+    });
+    from.on('data', (data: Buffer) => {
+      if (closed || to.write(data)) return;
+      // Slow readers slow the guest down instead of filling our memory.
+      from.pause();
+      to.once('drain', () => from.resume());
+    });
+  }
+
+  private startTerminal(input: ReadStream, output: WriteStream): void {
+    const restore = () => this.restore();
+    process.once('exit', restore);
+    input.setRawMode(true);
+    this.raw = input;
+    const watcher = new EscapeWatcher(() => this.events.escape());
+    input.on('data', (data: Buffer) => {
+      watcher.see(data);
+      if (!this.ports.console.destroyed) this.ports.console.write(data);
+    });
+    input.on('error', () => {});
+    output.on('resize', () => this.events.windowSize(output.rows, output.columns));
+  }
+
+  private startStream(input: Readable): void {
+    const port = this.ports.stdin;
+    if (port === undefined) return;
+    port.on('error', () => {});
+    port.resume();
+    input.on('error', () => port.end());
+    input.pipe(port);
+  }
+}
+
+class EscapeWatcher {
+  private times: number[] = [];
+
+  constructor(private readonly act: () => void) {}
+
+  see(data: Buffer): void {
+    for (const byte of data) {
+      this.times = byte === ESCAPE_BYTE ? [...this.times, Date.now()].slice(-ESCAPE_COUNT) : [];
+    }
+    const first = this.times[0];
+    if (this.times.length === ESCAPE_COUNT && first !== undefined && Date.now() - first < ESCAPE_WITHIN_MS) this.act();
+  }
+}
