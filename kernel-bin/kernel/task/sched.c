@@ -490,11 +490,6 @@ static struct runq *runq_create(u32 cpu) {
   return rq;
 }
 
-static void idle_entry(void *arg) {
-  irq_disable();
-  sched_idle_loop();
-}
-
 // The thread object of a context that runs already.
 static struct thread *adopt(const char *name, struct runq *rq) {
   struct thread *t = thread_alloc(name);
@@ -513,33 +508,32 @@ static void resched_if_needed(void) {
   if (this_cpu()->need_resched && !this_cpu()->preempt_off) schedule();
 }
 
-void task_init(void) {
+static void become_idle(void) {
+  struct cpu *c = this_cpu();
+  struct runq *rq = runqs[c->id];
+  rq->idle = c->idle = adopt("idle", rq);
+  rq->idle->affinity[0] = BIT(c->id);
+}
+
+void task_init(void (*first)(void *)) {
   u32 w = 1024;
   for (int i = 20; i >= 0; i--) nice_weight[i] = w, w = w * 5 / 4;
   w = 1024;
   for (int i = 20; i < 40; i++) nice_weight[i] = w, w = w * 4 / 5;
-  // Every CPU's queue and idle thread object exist before any AP runs, so that nobody meets a missing one.
-  u32 n = cpu_count ? cpu_count : 1;
-  for (u32 i = 0; i < n; i++) runqs[i] = runq_create(i);
-  u32 me = this_cpu()->id;
-  adopt("kernel", runqs[me]);
-  struct thread *idle = thread_create("idle", idle_entry, NULL);
-  if (!idle) panic("no memory for the idle thread");
-  idle->cpu = me;
-  idle->affinity[0] = BIT(me);
-  runqs[me]->idle = this_cpu()->idle = idle;
+  for (u32 i = 0; i < cpu_count; i++) runqs[i] = runq_create(i);
+  irq_disable();
+  become_idle();
   timer_install_hook();
   arch_hooks.resched = resched_if_needed;
   work_init_threads();
+  struct thread *t = kthread_run("kernel", first, NULL);
+  if (!t) panic("no memory for the first thread");
+  thread_put(t);
+  sched_idle_loop();
 }
 
-void task_init_ap(void) {
-  struct cpu *c = this_cpu();
-  if (!runqs[c->id]) runqs[c->id] = runq_create(c->id);
-  struct runq *rq = runqs[c->id];
-  struct thread *idle = adopt("idle", rq);
-  idle->affinity[0] = BIT(c->id);
-  rq->idle = c->idle = idle;
+void task_run_ap(void) {
   irq_disable();
+  become_idle();
   sched_idle_loop();
 }

@@ -138,8 +138,9 @@ struct work { struct list link; void (*fn)(struct work *w); bool queued; };
 static inline void work_init(struct work *w, void (*fn)(struct work *w)) { list_init(&w->link); w->fn = fn; w->queued = false; }
 void work_queue(struct work *w);
 
-void task_init(void); // boot CPU, after arch; becomes the first thread. APs call task_init_ap from their idle entry
-// An AP's last call: its context becomes the idle thread of that CPU. Its run queue was made by task_init when cpu_count
-// was final then, else here.
-__noreturn void task_init_ap(void);
+// First CPU, after arch and page, with cpu_count final: makes every CPU's run queue, turns this flow of control into the
+// first CPU's idle thread, and runs `first` in a thread.
+__noreturn void task_init(void (*first)(void *));
+// An AP's last call: its flow becomes the idle thread of that CPU. Only after task_init made the run queues.
+__noreturn void task_run_ap(void);
 #endif
