@@ -8,18 +8,19 @@
 
 // --- the address map
 #define PAGE_SHIFT 12
-#define PAGE_SIZE 4096ull
+#define PAGE_SIZE 4096ul
 #define PAGE_MASK (~(PAGE_SIZE - 1))
 #define HUGE_SIZE (2 * MIB)
-#define USER_END 0x00007ffffffff000ull       // first address that a program cannot have
-#define DIRECT_BASE 0xffff888000000000ull    // all private RAM, NX, read-write (kernel text: read-only)
-#define VMALLOC_BASE 0xffffc90000000000ull   // stacks with guards, device and shared mappings
-#define VMALLOC_END 0xffffe8ffffffffffull
-#define MEMMAP_BASE 0xffffea0000000000ull    // struct page array, populated as memory is taken into use
-#define KERNEL_BASE 0xffffffff80000000ull
+#define USER_END 0x00007ffffffff000ul       // first address that a program cannot have
+#define DIRECT_BASE 0xffff888000000000ul    // all private RAM, NX, read-write (kernel text: read-only)
+#define VMALLOC_BASE 0xffffc90000000000ul   // stacks with guards, device and shared mappings
+#define VMALLOC_END 0xffffe8fffffffffful
+#define MEMMAP_BASE 0xffffea0000000000ul    // struct page array, populated as memory is taken into use
+#define KERNEL_BASE 0xffffffff80000000ul
 #define MAX_CPUS 64
 
-// --- saved state at an entry from ring 3 or a trap. The layout is entry.S's.
+// --- saved state at an entry from ring 3 or a trap. The layout is entry.S's. For an entry from ring 3 it always lies
+// right below cpu->kernel_rsp (which must be a multiple of 16).
 struct regs {
   u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
   u64 orig_rax; // syscall number, -1 after an interrupt or when no restart may happen; error code of a trap
@@ -118,7 +119,7 @@ void spin_unlock_irqrestore(struct spinlock *l, u64 flags);
 #define PTE_NX BIT(63)
 #define PTE_PCD BIT(4)
 #define PTE_PWT BIT(3)
-#define PTE_ADDR 0x000ffffffffff000ull
+#define PTE_ADDR 0x000ffffffffff000ul
 extern u64 pte_shared_bit; // TD: set in entries of shared memory; 0 in an ordinary VM
 static inline void tlb_flush_page(u64 va) { __asm__ volatile("invlpg (%0)" ::"r"(va) : "memory"); }
 static inline u64 read_cr3(void) { u64 v; __asm__ volatile("mov %%cr3, %0" : "=r"(v)); return v; }
@@ -168,9 +169,10 @@ struct arch_hooks {
   bool (*user_fault_ok)(struct regs *r, u64 addr, u64 error); // mm: resolve a kernel-mode access to user memory
   void (*user_trap)(struct regs *r, unsigned vector, u64 error, u64 addr); // proc: SIGFPE, SIGILL, SIGSEGV, SIGTRAP...
   long (*syscall)(struct regs *r);                            // sys
-  void (*user_return)(struct regs *r);                        // proc: signals, reschedule; interrupts off at entry and exit
-  void (*timer)(void);                                        // task, irq context
-  void (*resched)(void);                                      // task: schedule() before returning to user or idle
+  void (*user_return)(struct regs *r);                        // proc: signals; interrupts off at entry and exit. Called again
+                                                             // while need_resched is set after it
+  void (*timer)(void);                                        // task, irq context; may come early
+  void (*resched)(void);                                      // task: schedule() before returning to user; interrupts off
 };
 extern struct arch_hooks arch_hooks;
 
@@ -199,5 +201,9 @@ void cpu_flags_string(char *buf, size_t size); // as Linux spells them, space se
 
 // The machine's kind
 extern bool in_td;
+
+// The launch record with its 16-byte header, in private memory for good (boot copies it there before anything parses it).
+extern const u8 *boot_record;
+extern size_t boot_record_len;
 
 #endif

@@ -36,20 +36,32 @@ typedef u64 phys_t; // a physical (guest-physical, without the shared bit) addre
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define container_of(p, type, member) ((type *)(void *)((char *)(p) - offsetof(type, member)))
-#define MIN(a, b) ({ __typeof__(a) _a = (a); __typeof__(a) _b = (b); _a < _b ? _a : _b; })
-#define MAX(a, b) ({ __typeof__(a) _a = (a); __typeof__(a) _b = (b); _a > _b ? _a : _b; })
+#define LIB_PASTE_(a, b) a##b
+#define LIB_PASTE(a, b) LIB_PASTE_(a, b)
+#define LIB_PICK_(a, b, op, x, y) ({ __typeof__(a) x = (a); __typeof__(a) y = (b); x op y ? x : y; })
+#define LIB_PICK(a, b, op, n) LIB_PICK_(a, b, op, LIB_PASTE(pick_a_, n), LIB_PASTE(pick_b_, n))
+#define MIN(a, b) LIB_PICK(a, b, <, __COUNTER__) // both as a's type; nests
+#define MAX(a, b) LIB_PICK(a, b, >, __COUNTER__)
 #define ALIGN_UP(x, a) (((x) + ((__typeof__(x))(a) - 1)) & ~((__typeof__(x))(a) - 1))
 #define ALIGN_DOWN(x, a) ((x) & ~((__typeof__(x))(a) - 1))
 #define IS_ALIGNED(x, a) (((x) & ((__typeof__(x))(a) - 1)) == 0)
 #define DIV_ROUND_UP(x, n) (((x) + (n) - 1) / (n))
-#define BIT(n) (1ull << (n))
+#define BIT(n) (1ul << (n))
 
-#define KIB 1024ull
-#define MIB (1024ull * KIB)
-#define GIB (1024ull * MIB)
-#define NS_PER_US 1000ull
-#define NS_PER_MS 1000000ull
-#define NS_PER_SEC 1000000000ull
+// a * b / c with a 128-bit product; the quotient must fit in 64 bits.
+static inline u64 mul_div_u64(u64 a, u64 b, u64 c) {
+  u64 lo, hi;
+  __asm__("mulq %3" : "=a"(lo), "=d"(hi) : "a"(a), "rm"(b) : "cc");
+  __asm__("divq %2" : "+a"(lo), "+d"(hi) : "rm"(c) : "cc");
+  return lo;
+}
+
+#define KIB 1024ul
+#define MIB (1024ul * KIB)
+#define GIB (1024ul * MIB)
+#define NS_PER_US 1000ul
+#define NS_PER_MS 1000000ul
+#define NS_PER_SEC 1000000000ul
 
 // Pointers that may carry a negative errno.
 static inline void *err_ptr(long err) { return (void *)err; }
@@ -88,6 +100,10 @@ enum log_level { LOG_NONE, LOG_ERROR, LOG_WARN, LOG_DEBUG, LOG_TRACE, LOG_ALL };
 extern enum log_level log_level;
 void printk(enum log_level level, const char *fmt, ...) __printf(2, 3);
 void printk_set_sink(void (*sink)(const char *text, size_t len));
+size_t printk_read_ring(char *buf, size_t size); // the newest bytes of the log, for a program's dmesg
+void panic_set_stop(void (*stop)(const char *text)); // what panic does after printing; must not return
+extern uintptr_t __stack_chk_guard;
+__noreturn void __stack_chk_fail(void);
 // Our own bug or a state that must not go on: prints, tells the launcher if it can, stops every CPU. Never for data
 // that the host or the program chose.
 __noreturn void panic(const char *fmt, ...) __printf(1, 2);

@@ -44,8 +44,12 @@ enum { ALLOC_ZERO = 1, ALLOC_NORECLAIM = 2 /* atomic contexts: do not call the r
 struct page *page_alloc(unsigned order, unsigned flags); // refs 1; NULL
 void page_free_order(struct page *p, unsigned order);    // caller holds the last reference
 static inline struct page *page_get(struct page *p) { ref_get(&p->refs); return p; }
+// Turns a block into 2^order single pages, each with the block's flags and reference count.
+void page_split(struct page *p);
 void page_put(struct page *p);                           // frees at zero (order from p->order)
 u64 page_total_count(void), page_free_count(void);       // in 4 KiB pages, of all RAM (memory not yet taken counts as free)
+// TD: accepts the 2 MiB at pa before the allocator touches them. NULL in an ordinary VM. Called under its lock.
+extern void (*page_accept_hook)(phys_t pa);
 // Asked when memory is short, in sleepable context with no lock held: frees up to n pages and returns how many.
 void page_set_reclaim(u64 (*reclaim)(u64 npages));
 

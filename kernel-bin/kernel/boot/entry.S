@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the reset page jumps to, on the boot page tables: a stack, then C. EDI: in a TD, ESI: GPAW, EDX: TD HOB.
+  .section .text.entry, "ax"
+  .globl kernel_entry
+  .type kernel_entry, @function
+kernel_entry:
+  leaq boot_stack_top(%rip), %rsp
+  xorl %ebp, %ebp
+  call kernel_main
+1: hlt
+  jmp 1b
+
+  .section .bss.boot_stack, "aw", @nobits
+  .balign 4096
+  .globl boot_stack
+boot_stack:
+  .skip 16384
+boot_stack_top:
+  .section .note.GNU-stack, "", @progbits

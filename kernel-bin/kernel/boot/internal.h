@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// boot: the reset vector, the order of initialisation, and the doors that it opens in each room. What is weak may be
+// missing while rooms are being written.
+#ifndef BOOT_INTERNAL_H
+#define BOOT_INTERNAL_H
+#include "arch/arch.h"
+
+void smp_start(u32 count);
+void smp_finish(u32 count);
+void smp_release(void);
+
+// Rooms that do not exist yet are missing from the boot, not from the link.
+__weak void task_init(void);                     // makes this flow of control the first thread
+__weak __noreturn void task_init_ap(void);       // and an AP's its idle thread
+__weak struct thread *kthread_run(const char *name, void (*entry)(void *), void *arg);
+__weak __noreturn void thread_exit(void);
+__weak void mm_init(void);
+__weak size_t attest_cfv_bytes(const void *header, size_t max);
+__weak int attest_early_vm(const void *record, size_t len, u64 *memory, u32 *cpu_number);
+__weak void attest_init(void);
+__weak void drv_init(void);
+__weak void file_init(void);
+__weak void fs_init(void);
+__weak void net_init(void);
+__weak void proc_init(void);
+__weak void proc_start_init(void);
+#endif

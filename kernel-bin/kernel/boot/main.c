@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The order of initialisation. The first part runs on the boot stack with interrupts off, one CPU, and as little as
+// possible; the rest in the first kernel thread.
+#include "boot/internal.h"
+#include "arch/internal.h"
+#include "host/internal.h"
+#include "page/internal.h"
+
+#define CFV_BYTES (4 * MIB)
+#define CFV_HEADER_BYTES 16
+#define XAPIC_PHYS 0xfee00000ul
+#define HPET_PHYS 0xfed00000ul
+
+extern const u8 cfv_base[]; // the linker's: address below 4 GiB
+const u8 *boot_record;
+size_t boot_record_len;
+
+static struct spinlock console_lock = SPINLOCK_INIT(RANK_CONSOLE);
+
+static void console_sink(const char *text, size_t len) {
+  u64 flags = irq_save();
+  bool locked = false;
+  // While panicking the lock may belong to a CPU that was stopped.
+  for (unsigned i = 0; !(locked = spin_trylock(&console_lock)) && !(panicking && i > 100000); i++) cpu_relax();
+  host_serial_write(text, len);
+  if (locked) spin_unlock(&console_lock);
+  irq_restore(flags);
+}
+
+static __noreturn void stop(const char *text) {
+  irq_disable();
+  arch_stop_others();
+  backtrace(__builtin_frame_address(0));
+  host_fatal(text);
+}
+
+// One copy of the record out of the memory that the host filled; everything is parsed from this copy.
+static void copy_record(void) {
+  const u8 *cfv = phys_virt((phys_t)cfv_base);
+  u8 header[CFV_HEADER_BYTES];
+  memcpy(header, cfv, sizeof(header));
+  size_t len = attest_cfv_bytes ? attest_cfv_bytes(header, CFV_BYTES) : 0;
+  if (!len) return;
+  u8 *copy = phys_virt(early_alloc(DIV_ROUND_UP(len, PAGE_SIZE)));
+  memcpy(copy, cfv, len);
+  memcpy(copy, header, sizeof(header));
+  boot_record = copy;
+  boot_record_len = len;
+}
+
+// Without a record (a kernel started by hand): QEMU leaves the memory size in CMOS, as a PC's firmware expects it.
+static u8 cmos(u8 reg) {
+  host_out8(0x70, reg);
+  return host_in8(0x71).v_;
+}
+static u64 cmos_memory(void) {
+  u64 below = (u64)(cmos(0x34) | cmos(0x35) << 8) * 64 * KIB;
+  u64 above = (u64)(cmos(0x5b) | cmos(0x5c) << 8 | cmos(0x5d) << 16) * 64 * KIB;
+  return (below ? below + 16 * MIB : 64 * MIB) + above;
+}
+
+static void mask_pic(void) {
+  if (in_td) return;
+  host_out8(0x21, 0xff);
+  host_out8(0xa1, 0xff);
+}
+
+static void boot_thread(void *unused) {
+  if (attest_init) attest_init();
+  if (drv_init) drv_init();
+  if (file_init) file_init();
+  if (fs_init) fs_init();
+  if (net_init) net_init();
+  if (proc_init) proc_init();
+  if (proc_start_init) {
+    proc_start_init();
+  } else {
+    printk(LOG_ERROR, "boot: nothing to run");
+    host_power_off();
+  }
+  if (thread_exit) thread_exit();
+}
+
+__attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw, u64 hob) {
+  printk_set_sink(console_sink);
+  panic_set_stop(stop);
+  arch_early_init(td != 0);
+  log_level = LOG_DEBUG;
+  random_init();
+  __stack_chk_guard = random_u64() & ~0xfful; // a zero byte: string overflows stop at it
+
+  copy_record();
+  u64 memory = 0;
+  u32 count = 1;
+  if (boot_record && attest_early_vm) {
+    if (attest_early_vm(boot_record, boot_record_len, &memory, &count)) panic("the launch record is not valid");
+  } else {
+    memory = cmos_memory();
+  }
+  if (count > MAX_CPUS) panic("%u CPUs; %u are possible", count, MAX_CPUS);
+
+  phys_t pool;
+  u64 pool_bytes = shared_pool_bytes(memory);
+  page_early_init(memory, pool_bytes, &pool);
+  u8 *pool_va = kmap_phys(pool, pool_bytes, PTE_W | PTE_NX | pte_shared_bit);
+  if (!pool_va) panic("no memory for the shared pool");
+  shared_pool_init(pool_va, pool, pool_bytes);
+  host_set_mapper(kmap_phys);
+
+  mask_pic();
+  apic_init(apic_is_x2() ? NULL : kmap_phys(XAPIC_PHYS, PAGE_SIZE, PTE_W | PTE_NX | PTE_PCD));
+  smp_start(count);
+  time_init(in_td ? NULL : kmap_phys(HPET_PHYS, PAGE_SIZE, PTE_W | PTE_NX | PTE_PCD));
+  smp_finish(count);
+  printk(LOG_DEBUG, "boot: %u CPU, %lu MiB, TSC %lu kHz, %s, ready after %lu us", cpu_count, memory / MIB, tsc_hz / 1000,
+    cpu_info.model[0] ? cpu_info.model : cpu_info.vendor, time_ns() / NS_PER_US);
+
+  if (task_init) task_init();
+  if (mm_init) mm_init();
+  smp_release();
+  irq_enable();
+  if (kthread_run && thread_exit) {
+    if (!kthread_run("init", boot_thread, NULL)) panic("no memory for the first thread");
+    thread_exit();
+  }
+  boot_thread(NULL);
+  for (;;) {
+    irq_disable();
+    cpu_halt_until_irq();
+  }
+}

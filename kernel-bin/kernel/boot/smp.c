@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Brings up the other CPUs of an ordinary VM, all at once: one broadcast INIT, then SIPIs until as many arrived as the
+// launch record says. Under QEMU they wait for a SIPI from the start, so there is no delay beyond their own start-up.
+#include "boot/internal.h"
+#include "arch/internal.h"
+#include "page/page.h"
+
+#define TRAMPOLINE 0x8000u
+#define GIVE_UP_NS (2 * NS_PER_SEC)
+
+extern const u8 trampoline_start[], trampoline_end[];
+u64 ap_cr3;
+u32 ap_next = 1, ap_limit;
+u64 ap_stacks[MAX_CPUS];
+static u32 arrived = 1; // CPUs that are ready
+static u32 released;    // set when the APs may enter their idle loops
+
+__attribute__((no_stack_protector)) __noreturn void ap_main(u32 id) {
+  struct cpu *c = cpus[id];
+  cpu_init_this(c, c->arch);
+  random_init_this(c->arch);
+  apic_init_this();
+  c->online = true;
+  __atomic_fetch_add(&arrived, 1, __ATOMIC_RELEASE);
+  while (!__atomic_load_n(&released, __ATOMIC_ACQUIRE)) cpu_relax();
+  if (task_init_ap) task_init_ap();
+  for (;;) cpu_halt_until_irq();
+}
+
+// Sends them off; they come up while this CPU goes on. smp_finish waits for them.
+void smp_start(u32 count) {
+  ap_cr3 = read_cr3();
+  ap_limit = count;
+  for (u32 id = 1; id < count; id++) {
+    struct cpu *c = kzalloc(sizeof(*c));
+    struct page *p = page_alloc(3, ALLOC_ZERO);
+    void *stack = kstack_alloc();
+    if (!c || !p || !stack) panic("no memory for CPU %u", id);
+    _Static_assert(sizeof(struct arch_cpu) <= 8 * PAGE_SIZE, "order 3");
+    c->id = id;
+    c->arch = page_virt(p);
+    c->kernel_rsp = (u64)stack;
+    ap_stacks[id] = (u64)stack;
+    cpus[id] = c;
+  }
+  if (count == 1) return;
+  memcpy(phys_virt(TRAMPOLINE), trampoline_start, (size_t)(trampoline_end - trampoline_start));
+  apic_start_others(TRAMPOLINE);
+}
+
+void smp_finish(u32 count) {
+  u64 start = time_ns(), resend = start + 200 * NS_PER_US;
+  while (__atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < count) {
+    u64 now = time_ns();
+    if (now > start + GIVE_UP_NS) panic("%u of %u CPUs came up", arrived, count);
+    if (now > resend) { // lost while the AP was still busy with INIT; a running one ignores it
+      apic_resend_startup(TRAMPOLINE);
+      resend = now + NS_PER_MS;
+    }
+    cpu_relax();
+  }
+  cpu_count = count;
+}
+
+// The APs enter the scheduler's idle loops. Called when task_init has prepared every cpu.
+void smp_release(void) { __atomic_store_n(&released, 1, __ATOMIC_RELEASE); }
