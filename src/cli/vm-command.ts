@@ -67,6 +67,8 @@ async function run(name: string, argv: readonly string[]): Promise<number> {
     accelerator: options.accel,
     gdb: options.gdb,
     verbose: options.verbose ?? false,
+    kernelImage: process.env.GRAMINE_TDX_KERNEL,
+    bridgeProgram: process.env.GRAMINE_TDX_BRIDGE,
     say: options.quiet ? () => {} : say,
     detail: options.verbose ? say : () => {},
   };
@@ -79,9 +81,11 @@ async function prepareOnly(request: LaunchRequest, options: Options, say: (line:
   const { plan, commands } = await dryRun(request);
   request.say(plan.summary);
   if (options.saveManifest !== undefined) {
-    const { stringify } = await import('@iarna/toml');
+    const { default: toml } = await import('@iarna/toml');
     try {
-      writeFileSync(options.saveManifest, stringify(plan.manifest as Parameters<typeof stringify>[0]), { flag: 'wx' });
+      writeFileSync(options.saveManifest, toml.stringify(plan.manifest as Parameters<typeof toml.stringify>[0]), {
+        flag: 'wx',
+      });
     } catch (error) {
       const exists = (error as NodeJS.ErrnoException).code === 'EEXIST';
       const why = exists ? 'it exists already; remove it first' : (error as Error).message;

@@ -30,8 +30,11 @@ interface Virtiofsd {
   readonly kind: 'c' | 'rust';
 }
 
-/** Where the listening vhost-user socket is in the child. */
-export const VIRTIOFSD_FD = 3;
+/**
+ * Where the listening vhost-user socket is in the child: as its stdin, because libuv makes only descriptors 0 to 2 of a
+ * child blocking again, and virtiofsd's accept does not wait on a non-blocking one.
+ */
+export const VIRTIOFSD_FD = 0;
 const EXPORT_ROOT = '/mnt';
 const C_VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
 

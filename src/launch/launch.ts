@@ -30,6 +30,9 @@ export interface LaunchRequest extends PlanRequest {
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly gdb?: string | undefined;
   readonly verbose: boolean;
+  /** Our own native parts, where they are not those of this package. */
+  readonly kernelImage?: string | undefined;
+  readonly bridgeProgram?: string | undefined;
   /** A line for the user, on stderr. */
   readonly say: (line: string) => void;
   /** A line that only --verbose shows. */
@@ -64,7 +67,7 @@ export async function dryRun(request: LaunchRequest): Promise<DryRun> {
   return {
     plan,
     commands: [
-      [BRIDGE_PROGRAM, ...bridge],
+      [request.bridgeProgram ?? BRIDGE_PROGRAM, ...bridge],
       ...(view === undefined ? [] : [[view.program, ...view.args]]),
       [qemu, ...qemuArguments(spec)],
     ],
@@ -76,7 +79,7 @@ export async function launch(request: LaunchRequest): Promise<number> {
   const knowledge = new HostKnowledge();
   const qemu = findQemu(knowledge);
   const plan = await makePlan(request);
-  const kernel = readKernel();
+  const kernel = readKernel(request.kernelImage ?? KERNEL_IMAGE);
   request.say(plan.summary);
   for (const warning of plan.warnings) request.say(`warning: ${warning}`);
   const choice = await chooseAccelerator(request.accelerator, qemu, knowledge);
@@ -137,6 +140,8 @@ class Run {
     if (this.qemu !== undefined && isRunning(this.qemu)) this.qemu.kill('SIGKILL');
     this.bridge?.stop();
     const running = this.children.filter(isRunning);
+    // A virtiofsd that QEMU never connected to would wait for it for ever.
+    if (this.qemu === undefined) for (const child of running) if (child !== this.bridge?.child) child.kill('SIGKILL');
     const gone = Promise.all(running.map((child) => new Promise((resolve) => child.once('exit', resolve))));
     const timer = setTimeout(() => {
       for (const child of running) child.kill('SIGKILL');
@@ -169,8 +174,8 @@ class Run {
   private startHostView(view: HostViewCommand, path: string): Promise<never> {
     if (view.lost !== undefined) this.request.say(`warning: ${view.lost}`);
     const socket = ChildSocket.listen(this.directory, path.slice(this.directory.path.length + 1));
-    const stdio: ('ignore' | 'pipe' | ReturnType<() => ChildSocket['stdio']>)[] = ['ignore', 'ignore', 'pipe'];
-    stdio[VIRTIOFSD_FD] = socket.stdio;
+    const stdio: ('ignore' | 'pipe' | number)[] = ['ignore', 'ignore', 'pipe'];
+    stdio[VIRTIOFSD_FD] = socket.fd;
     const child = spawn(view.program, view.args, { stdio, detached: true });
     socket.close();
     this.adopt(child);
@@ -332,7 +337,7 @@ function machineSpec(
 
 function bridgeOptions(request: LaunchRequest, plan: Plan, socket: string) {
   return {
-    program: BRIDGE_PROGRAM,
+    program: request.bridgeProgram ?? BRIDGE_PROGRAM,
     socket,
     publish: request.publish,
     outbound: [...new Set([...plan.policy.net.outbound, ...request.outbound])],
@@ -340,20 +345,18 @@ function bridgeOptions(request: LaunchRequest, plan: Plan, socket: string) {
   };
 }
 
-function readKernel(): Buffer {
+function readKernel(path: string): Buffer {
   let kernel: Buffer;
   try {
-    kernel = readFileSync(KERNEL_IMAGE);
+    kernel = readFileSync(path);
   } catch (error) {
     throw new LaunchError(
       'image-corrupt',
-      `${KERNEL_IMAGE}: ${(error as Error).message}. Build it: npm run build:native`,
-      {
-        cause: error,
-      },
+      `cannot read the kernel: ${(error as Error).message}. Build it: npm run build:native`,
+      { cause: error },
     );
   }
-  checkKernel(kernel, KERNEL_IMAGE);
+  checkKernel(kernel, path);
   return kernel;
 }
 

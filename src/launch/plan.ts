@@ -89,9 +89,9 @@ async function readManifest(path: string): Promise<Mutable> {
     throw fromErrno(error, `cannot read ${path}`);
   }
   // The parser is needed on this road only.
-  const { parse } = await import('@iarna/toml');
+  const { default: toml } = await import('@iarna/toml');
   try {
-    return parse(text) as Mutable;
+    return toml.parse(text) as Mutable;
   } catch (error) {
     const { line, col, message } = error as { line?: number; col?: number; message: string };
     const where = line === undefined ? path : `${path}:${line + 1}:${(col ?? 0) + 1}`;

@@ -79,7 +79,7 @@ export function qemuArguments(spec: MachineSpec): string[] {
   if (spec.fsSocket !== undefined) {
     args.push(
       ...['-chardev', `socket,id=fs,path=${escapeComma(spec.fsSocket)}`],
-      ...['-device', 'vhost-user-fs-pci,chardev=fs,tag=gramine,queue-size=1024,disable-legacy=on'],
+      ...['-device', 'vhost-user-fs-pci,chardev=fs,tag=gramine,queue-size=1024'],
     );
   }
   args.push(

@@ -9,7 +9,6 @@ import { accessSync, constants, linkSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Stream } from 'node:stream';
 import { fromErrno, LaunchError } from './errors.js';
 
 /** sun_path holds 108 bytes with its NUL; the longest name that we make below the directory has 16. */
@@ -92,9 +91,9 @@ export class ChildSocket {
     return new ChildSocket(directory.file(name), server);
   }
 
-  /** For spawn's `stdio`: Node shares the handle of anything that has one. */
-  get stdio(): Stream {
-    return this.server as unknown as Stream;
+  /** For spawn's `stdio`. Node has no public way to share a listening socket other than its own cluster protocol. */
+  get fd(): number {
+    return (this.server as unknown as { readonly _handle: { readonly fd: number } })._handle.fd;
   }
 
   /** Must follow spawn in the same turn of the event loop, or the launcher itself would accept the connection. */
