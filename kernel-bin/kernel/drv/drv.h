@@ -51,11 +51,47 @@ void console_register(void), fsdev_register(void), vsockdev_register(void);
 void virtio_register_driver(const struct virtio_driver *drv); // before drv_init scans
 int __must_check virtio_start(struct virtio_dev *d);           // DRIVER_OK, after the queues exist
 
-// --- console (drv/console.c): port 0 the program's terminal or stdio, port 1 stderr
-void console_write(int port, const void *data, size_t n);      // sleeps while the device is slow; bounded when it is dead
-void console_set_input(void (*rx)(const u8 *data, size_t n, bool eof)); // irq context; the tty takes it
+// --- console (drv/console.c): virtio-serial ports, docs/devices.md. Without the device output goes to COM1.
+enum { CONSOLE_OUT = 0, CONSOLE_ERR = 1, CONSOLE_IN = 2, CONSOLE_PORTS = 3 }; // CONSOLE_OUT carries the terminal's input too
+void console_write(int port, const void *data, size_t n);      // all of it: sleeps while the device is slow
+// Takes what fits into the port's buffer; sleeps for space (interruptibly) unless nonblock. Bytes taken, -EAGAIN, -EIO
+// (the device lied), -ERESTARTSYS.
+long console_send(int port, const void *data, size_t n, bool nonblock);
+size_t console_echo(const void *data, size_t n);               // to CONSOLE_OUT, any context: what fits now
+// From CONSOLE_IN: bytes, 0 at the end (the host closed it), -EAGAIN, -ERESTARTSYS.
+long console_read(void *buf, size_t n, bool nonblock);
+size_t console_readable(bool *eof);                             // bytes waiting on CONSOLE_IN
+size_t console_writable(int port);                              // free bytes of the buffer
+size_t console_unsent(int port);                                // bytes the host has not taken
+struct waitq *console_waitq(int port);                          // woken when any of these changes
+// Input of CONSOLE_OUT goes to rx (irq context, one call at a time), which returns how much it took; the rest stays with
+// the device until console_input_resume.
+void console_set_input(size_t (*rx)(const u8 *data, size_t n));
+void console_input_resume(void);
+void console_on_resize(void (*fn)(u16 rows, u16 cols));         // irq context
 void console_drain(void);                                       // before power-off: until the host has every byte
 bool console_is_tty(void);                                      // launch record's host.tty
+
+// --- the terminal (drv/tty.c): one, on CONSOLE_OUT, when console_is_tty(). The files on it are the fs room's.
+struct tty_caller { int pid, pgid, sid; bool leader; };         // leader: of its session
+struct tty_hooks {                                              // proc installs them; kernel-thread or syscall context
+  void (*signal)(int pgid, int signo);                          // to every process of the group
+  void (*caller)(struct tty_caller *c);
+  bool (*group_in_session)(int pgid, int sid);
+  // A process of a background group touched the terminal. 0: go on (the signal is ignored or blocked for writing),
+  // -EIO, or -ERESTARTSYS after the group was signalled.
+  int (*background)(int pgid, int signo);
+};
+void tty_set_hooks(const struct tty_hooks *h);
+long tty_read(void *buf, size_t n, bool nonblock);              // bytes, 0: end of file, -EAGAIN, -EIO, -ERESTARTSYS
+long tty_write(const void *data, size_t n, bool nonblock);
+u32 tty_poll_events(void);                                      // 1 readable, 2 writable, 4 hung up
+struct waitq *tty_waitq(void);
+long tty_ioctl(u32 cmd, uptr arg);                              // sleepable: copies from and to the program
+void tty_set_winsize(u16 rows, u16 cols);                       // and SIGWINCH when it changed
+int tty_foreground(void);                                       // process group; 0: none was set yet
+void tty_set_session(int sid, int pgid);                        // the terminal becomes that session's (process 1's at boot)
+int tty_session(void);
 
 // --- fs transport (drv/fsdev.c): FUSE requests over the virtio-fs device, several in flight
 struct fuse_req_io { const void *in; u32 in_len; const void *in2; u32 in2_len; struct page **in_pages; u32 in_pages_n; u32 in_pages_off; u32 in_pages_len;
@@ -64,8 +100,12 @@ struct fuse_req_io { const void *in; u32 in_len; const void *in2; u32 in2_len; s
 // out_len = what came; page data is copied once through the shared pool. 0, -EIO (broken or malformed length), -ERESTARTSYS
 // (abandoned: buffers of the request are freed when the device answers), -ENOMEM. The FUSE error is in the out header.
 int __must_check fsdev_call(struct fuse_req_io *io, int mode);
-// Asynchronous form for read-ahead and write-back: done(io, err) is called from a kernel thread.
+// The answer's length (out_len) is at least a header and at most out_cap + out_pages_len; what exceeds out_cap is in the
+// pages. `unique` of the header is set here.
+// Asynchronous form for read-ahead and write-back: done(io, err) is called from a kernel thread. It sleeps while no buffer
+// is free. An error here means that done will not be called.
 int __must_check fsdev_submit(struct fuse_req_io *io, void (*done)(struct fuse_req_io *io, int err));
+void fsdev_forget(const void *in, u32 in_len); // a request without an answer, on the priority queue; sleeps for a buffer
 u32 fsdev_max_data(void);       // bytes of page data per request (1 MiB where pool and host allow)
 bool fsdev_present(void);
 
