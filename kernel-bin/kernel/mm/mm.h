@@ -4,7 +4,9 @@
 // thing that areas map (page cache of a file, shared anonymous memory).
 // Locks: aspace->sem (RANK_VM, sleeping) guards the area tree: read for faults, write for changes. It is never held
 // across a wait for the host: a fault that must read a file drops it, waits on the page, and starts over.
-// aspace->pt_lock (RANK_PAGETABLE, spin) guards the entries of the page tables.
+// aspace->pt_lock (RANK_PAGETABLE, spin) guards the entries of the page tables. An area's start, end and pgoff change only
+// under sem (write), and, when it maps an object, also under the object's lock: memobj_unmap reads them there.
+// An entry of a page table holds a reference of the page it maps.
 #ifndef MM_MM_H
 #define MM_MM_H
 #include "task/task.h"
@@ -20,14 +22,17 @@ struct memobj_ops {
   int (*get_page)(struct memobj *o, u64 index, bool write, struct page **out);
   // Pages in [index, index + n) that are uptodate now, referenced, without sleeping: fault-around. Fills out[i] or NULL.
   void (*peek_pages)(struct memobj *o, u64 index, unsigned n, struct page **out);
-  // A shared mapping's page becomes writable / was found dirty in a page table. May be NULL (shared anonymous memory).
+  // Called after a page became writable in a shared mapping (no lock but sem held; the page may have left the object
+  // since). May be NULL (shared anonymous memory). Entries are not looked at for dirty bits later, so whoever writes
+  // pages back clears PG_DIRTY first, then calls memobj_unmap(protect_only), then writes: the next store faults again.
   void (*set_dirty)(struct memobj *o, struct page *p);
   void (*release)(struct memobj *o); // last reference
 };
 struct memobj {
   struct refcount refs;
   const struct memobj_ops *ops;
-  struct spinlock lock;  // RANK_PAGE: guards `areas`; the fs room also keeps its radix tree of pages under it
+  struct spinlock lock;  // RANK_PAGE: guards `areas`; the fs room also keeps its radix tree of pages under it. Never taken
+                         // with interrupts off: memobj_unmap waits for shootdowns while it holds it
   struct list areas;     // struct vma.obj_link of every area that maps it
   struct radix pages;
 };
@@ -35,8 +40,10 @@ void memobj_init(struct memobj *o, const struct memobj_ops *ops);
 static inline struct memobj *memobj_get(struct memobj *o) { ref_get(&o->refs); return o; }
 void memobj_put(struct memobj *o);
 struct memobj *memobj_create_anon(void);  // shared anonymous memory, zero filled; NULL: no memory
-// Removes the pages [first, first + n) from every page table that maps them (truncate, hole punching, write-protecting
-// with protect_only: entries become read-only and dirty bits go to set_dirty). May sleep.
+// Removes the pages [first, first + n) from every page table that maps them (truncate, hole punching); protect_only:
+// makes them read-only there. Private copies stay. The caller has taken the pages out of the object before
+// (page->cache.obj no longer the object): a fault that still has one then starts over. No spinlock held; does not sleep
+// long (waits for shootdowns only).
 void memobj_unmap(struct memobj *o, u64 first, u64 n, bool protect_only);
 
 // --- areas
@@ -63,7 +70,10 @@ struct aspace {
   u32 area_count;
   u64 total_pages, rss_pages, shared_rss_pages, rss_peak_pages, locked_pages, stack_pages, data_pages;
   uptr brk_start, brk, mmap_top, stack_top; // layout chosen at exec
-  u64 brk_limit_bytes, stack_limit_bytes, as_limit_bytes;
+  u64 brk_limit_bytes, stack_limit_bytes, as_limit_bytes, data_limit_bytes; // ~0 in a new space; exec and setrlimit set them
+  uptr gap_hint; u64 gap_len; // no gap of gap_len bytes or more lies between gap_hint and mmap_top (vma.c)
+  u64 pt_pages;            // page-table pages, under pt_lock
+  u64 lock_future;         // mlockall(MCL_FUTURE): VMA_LOCKED or 0
   u64 cpumask[1];        // CPUs that have it loaded
   uptr arg_start, arg_end, env_start, env_end, start_code, end_code, start_data, end_data; // for /proc
   uptr vdso;
@@ -95,6 +105,21 @@ struct fault_info { int signo; int code; uptr addr; };
 void mm_set_fault_signal(void (*deliver)(struct regs *r, const struct fault_info *fi));
 // Address of the physical page behind a user address, referenced, for futexes on shared memory. -EFAULT.
 int __must_check mm_get_user_page(struct aspace *as, uptr addr, bool write, struct page **out);
-void tlb_flush_range(struct aspace *as, uptr start, uptr end); // every CPU that has it loaded; no pt_lock held
+void tlb_flush_range(struct aspace *as, uptr start, uptr end); // every CPU that has it loaded; no spinlock held
+int __must_check mm_mlock(struct aspace *as, uptr addr, u64 len, bool lock, bool on_fault);
+void mm_count_vmas(struct memobj *o, u32 *count); // areas that map it: SysV shm's attach count
+
+// What mm needs of higher rooms (proc/memory.c installs them).
+struct mm_hooks {
+  void (*file_get)(struct file *f);
+  void (*file_put)(struct file *f);          // may sleep
+  void (*out_of_memory)(void);               // of the current program: SIGKILL
+  bool (*fatal_pending)(void);               // a signal that ends the current thread is pending: give up waiting
+  void (*count_fault)(bool major);           // getrusage
+  int (*punch_hole)(struct file *f, u64 off, u64 len); // MADV_REMOVE on a file; may sleep
+};
+extern struct mm_hooks mm_hooks;
+#define STACK_GUARD_BYTES (256 * PAGE_SIZE)  // kept free below an area that grows down
+#define VMA_COUNT_MAX 65530u                 // vm.max_map_count
 void mm_init(void); // installs the fault hooks and the aspace switch
 #endif
