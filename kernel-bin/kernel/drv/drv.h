@@ -110,10 +110,23 @@ u32 fsdev_max_data(void);       // bytes of page data per request (1 MiB where p
 bool fsdev_present(void);
 
 // --- vsock transport (drv/vsockdev.c): packets of virtio-vsock
-// rx: irq or kernel-thread context; hdr is a private copy (44 bytes), data is private memory valid during the call.
-void vsockdev_set_rx(void (*rx)(const u8 hdr[44], const u8 *data, u32 len), void (*tx_space)(void), void (*broken)(void));
-// Copies hdr and data to shared memory and queues it. -EAGAIN: no room (tx_space is called when there is), -EIO.
-int __must_check vsockdev_send(const u8 hdr[44], const u8 *data, u32 len, bool more /* no doorbell yet */);
+struct vsockdev_ops {
+  // One packet at a time, irq or kernel-thread context. hdr is a private copy; the payload is still in shared memory,
+  // b[off, off + len): to be copied out once, with shared_read.
+  void (*rx)(const u8 hdr[44], const struct shared_buf *b, u32 off, u32 len);
+  void (*tx_space)(void); // irq context: a vsockdev_reserve that gave less than asked may try again
+  void (*broken)(void);   // kernel thread: the device lied, or there is none any more
+};
+void vsockdev_set_ops(const struct vsockdev_ops *ops); // once; what came before is dropped
+bool vsockdev_present(void);                           // found and not broken
+#define VSOCKDEV_TX_PIECES 17u
+// A packet to send: reserve room, fill the pieces in place, commit (or release). Reserving and releasing take no lock.
+struct vsockdev_tx { u32 room; u8 n, slot[VSOCKDEV_TX_PIECES]; };
+u32 vsockdev_reserve(struct vsockdev_tx *t, u32 bytes);        // payload bytes that fit, 1 to 65536; 0: none now, tx_space will be called
+bool vsockdev_reserve_header(struct vsockdev_tx *t);           // for a packet without payload
+u8 *vsockdev_piece(const struct vsockdev_tx *t, u32 off, u32 *len); // where payload byte `off` goes, and how many follow there
+void vsockdev_commit(struct vsockdev_tx *t, const u8 hdr[44], u32 len); // queues it; RANK_VIRTQ
+void vsockdev_release(struct vsockdev_tx *t);
 void vsockdev_kick(void);
 u64 vsockdev_guest_cid(void);
 void drv_init(void);
