@@ -62,12 +62,14 @@ struct file {
   bool epoll_watched;      // some epoll watched it once: file_put must look
   bool path_only;          // O_PATH: names a place, moves no data (-EBADF from read, write, ioctl...)
   int owner_pid; int sig;  // F_SETOWN, F_SETSIG
+  u64 ra_next; u32 ra_window; // fs room: read-ahead hints
 };
 // refs 1; NULL. struct file is type-stable memory (file.c): a stale pointer to one may be tried with ref_get_unless_zero.
 struct file *file_create(const struct file_ops *ops, void *priv, u32 flags);
 static inline struct file *file_get(struct file *f) { ref_get(&f->refs); return f; }
 // May sleep. The last one: epolls forget the file, ops->release, file_hooks.path_release (when it has a dentry).
 void file_put(struct file *f);
+void file_put_late(struct file *f); // the same, but a last reference is dropped by a kernel thread: no recursion, no locks matter
 
 // What the fs room installs in fs_init: file must not include it. All may be NULL until then.
 struct file_hooks {
@@ -103,6 +105,7 @@ u32 fdtable_capacity(struct fdtable *t);                                // FDSiz
 int __must_check fd_set_cloexec(int fd, bool on);                       // -EBADF
 int __must_check fd_get_cloexec(int fd);                                // 0, 1, -EBADF
 int __must_check fd_close_range(u32 first, u32 last, bool cloexec_only);
+u32 fd_limit(void);                                                     // RLIMIT_NOFILE, as far as tables can grow
 void fd_set_limit_source(u64 (*limit)(void));                           // RLIMIT_NOFILE
 
 // --- kinds
@@ -114,8 +117,11 @@ int __must_check fifo_open(struct file *f, struct pipe **slot);
 struct pipe *pipe_from_file(struct file *f);             // NULL: not a pipe
 long pipe_set_size(struct pipe *p, u64 bytes);           // F_SETPIPE_SZ: the new size
 u64 pipe_size(struct pipe *p);
-// splice and tee. wait: -EAGAIN instead of sleeping when false. Bytes, 0 at the end of the data, or -errno.
-long pipe_peek_wait(struct pipe *p, bool wait);          // bytes there to read
+// splice and tee: reads without taking, and keeps other readers out until pipe_read_end says how much was used. Bytes,
+// 0 at the end of the data, -EAGAIN (wait false and nothing there), -ERESTARTSYS. Only after > 0 is there an end to call.
+long pipe_read_begin(struct pipe *p, void *buf, size_t n, bool wait);
+void pipe_read_end(struct pipe *p, size_t used);
+long pipe_wait_space(struct pipe *p, bool wait);         // bytes free; -EAGAIN, -EPIPE, -ERESTARTSYS
 struct file *eventfd_create(u64 initial, u32 flags);     // EFD_SEMAPHORE, O_NONBLOCK
 struct file *epoll_create(u32 flags);
 struct epoll_event_k { u32 events; u64 data; } __packed; // as Linux's struct epoll_event
