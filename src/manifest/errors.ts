@@ -7,7 +7,9 @@ export type ManifestErrorCode =
   /** A key has the wrong type or value, or keys contradict each other. */
   | 'invalid'
   /** Two entries for one trusted file disagree. */
-  | 'conflict';
+  | 'conflict'
+  /** The template cannot be rendered. */
+  | 'template';
 
 /** A manifest that cannot be used; `problems` lists every offence, each with the path of its key. */
 export class ManifestError extends Error {
