@@ -66,7 +66,10 @@ static void mask_pic(void) {
   host_out8(0xa1, 0xff);
 }
 
+// The first kernel thread.
 static void boot_thread(void *unused) {
+  smp_release();
+  if (mm_init) mm_init();
   if (attest_init) attest_init();
   if (drv_init) drv_init();
   if (file_init) file_init();
@@ -79,7 +82,6 @@ static void boot_thread(void *unused) {
     printk(LOG_ERROR, "boot: nothing to run");
     host_power_off();
   }
-  if (thread_exit) thread_exit();
 }
 
 __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw, u64 hob) {
@@ -116,14 +118,8 @@ __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw
   printk(LOG_DEBUG, "boot: %u CPU, %lu MiB, TSC %lu kHz, %s, ready after %lu us", cpu_count, memory / MIB, tsc_hz / 1000,
     cpu_info.model[0] ? cpu_info.model : cpu_info.vendor, time_ns() / NS_PER_US);
 
-  if (task_init) task_init();
-  if (mm_init) mm_init();
-  smp_release();
+  if (task_init) task_init(boot_thread);
   irq_enable();
-  if (kthread_run && thread_exit) {
-    if (!kthread_run("init", boot_thread, NULL)) panic("no memory for the first thread");
-    thread_exit();
-  }
   boot_thread(NULL);
   for (;;) {
     irq_disable();

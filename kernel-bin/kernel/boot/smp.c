@@ -24,7 +24,7 @@ __attribute__((no_stack_protector)) __noreturn void ap_main(u32 id) {
   c->online = true;
   __atomic_fetch_add(&arrived, 1, __ATOMIC_RELEASE);
   while (!__atomic_load_n(&released, __ATOMIC_ACQUIRE)) cpu_relax();
-  if (task_init_ap) task_init_ap();
+  if (task_run_ap) task_run_ap();
   for (;;) cpu_halt_until_irq();
 }
 
