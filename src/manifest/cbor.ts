@@ -224,7 +224,7 @@ function decodeItem(reader: Reader, depth: number): DecodedCbor {
     case NEGATIVE:
       return narrow(-1n - BigInt(argument));
     case BYTES:
-      return reader.take(Number(argument)).slice();
+      return new Uint8Array(reader.take(Number(argument)));
     case TEXT:
       return decodeText(reader, argument);
     case ARRAY: {
