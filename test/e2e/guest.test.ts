@@ -8,7 +8,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { root, runHere, runInMachine } from './machine.js';
+import { root, runHere, runVm } from './machine.js';
 
 const sources = join(root, 'kernel-bin/test/guest');
 const programs = existsSync(sources)
@@ -46,10 +46,10 @@ describe.skipIf(programs.length === 0)('guest programs', () => {
       const here = await runHere(program, onFiles ? [emptyFolder('here')] : [], { env: {} });
       expect({ status: here.status, stdout: here.stdout, stderr: here.stderr }).toMatchObject({ status: 0 });
       const wanted = { status: here.status, stdout: here.stdout };
-      const tmpfs = await runInMachine(['-c', '2', program, ...(onFiles ? ['/tmp'] : [])]);
+      const tmpfs = await runVm(['-c', '2', program, ...(onFiles ? ['/tmp'] : [])]);
       expect({ status: tmpfs.status, stdout: tmpfs.stdout }, tmpfs.stderr).toEqual(wanted);
       if (!onFiles) return;
-      const mount = await runInMachine(['-c', '2', '-v', `${emptyFolder('mounted')}:/mnt:rw`, program, '/mnt']);
+      const mount = await runVm(['-c', '2', '-v', `${emptyFolder('mounted')}:/mnt:rw`, program, '/mnt']);
       expect({ status: mount.status, stdout: mount.stdout }, mount.stderr).toEqual(wanted);
     });
   }
