@@ -70,6 +70,7 @@ static void read_features(void) {
     f->eax_d1 = cpuid(0xd, 1).eax;
     f->xsaveopt = f->eax_d1 & BIT(0);
   }
+  if (f->ebx7 & BIT(8)) sha2_use_bmi2();
   if (f->fsgsbase) cpu_info.hwcap2 |= BIT(1); // HWCAP2_FSGSBASE
 }
 

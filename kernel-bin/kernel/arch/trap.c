@@ -78,6 +78,7 @@ void arch_exit_to_user(struct regs *r) {
     arch_hooks.user_return(r);
     // iretq to a non-canonical address would fault in the kernel: the program gets its #GP from here.
     while (unlikely(r->rip >> 47)) {
+      r->orig_rax = (u64)-1;
       irq_enable();
       arch_hooks.user_trap(r, VECTOR_GP, 0, 0);
       irq_disable();

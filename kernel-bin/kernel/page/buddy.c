@@ -72,11 +72,11 @@ static bool take_chunk(void) {
       struct page *p = page_of_phys(pa);
       memset(p, 0, (HUGE_SIZE / PAGE_SIZE) * sizeof(struct page));
       next_chunk[i] = pa + HUGE_SIZE;
-      untaken_pages -= HUGE_SIZE / PAGE_SIZE;
       if (is_home) {
         for (u64 k = 0; k < HUGE_SIZE / PAGE_SIZE; k++) p[k].kind = PK_RESERVED;
         continue;
       }
+      untaken_pages -= HUGE_SIZE / PAGE_SIZE;
       free_locked(p, CHUNK_ORDER);
       return true;
     }
@@ -227,7 +227,9 @@ void buddy_init(u64 memory_bytes, phys_t first_free, phys_t pool_start, phys_t p
   next_chunk[1] = ram[1].start;
   u64 ram_bytes = ram[0].end + (ram[1].end - ram[1].start);
   total_pages = ram_bytes / PAGE_SIZE;
-  untaken_pages = (ram_bytes - boot_end - (pool_end - pool_start)) / PAGE_SIZE;
+  u64 homes = ALIGN_UP(ram[0].end, GROUP_BYTES) / GROUP_BYTES - 1; // chunks that will hold struct pages
+  homes += DIV_ROUND_UP(ram[1].end - ram[1].start, GROUP_BYTES);
+  untaken_pages = (ram_bytes - boot_end - (pool_end - pool_start) - homes * HUGE_SIZE) / PAGE_SIZE;
   for (phys_t pa = 0; pa < boot_end; pa += PAGE_SIZE) page_of_phys(pa)->kind = PK_RESERVED;
   for (phys_t pa = pool_start; pa < MIN(pool_end, GROUP_BYTES); pa += PAGE_SIZE) page_of_phys(pa)->kind = PK_RESERVED;
   // From 1 MiB to the kernel image, and behind boot's memory. (Below 1 MiB: the APs' trampoline and boot page tables.)
