@@ -180,6 +180,7 @@ extern struct arch_hooks arch_hooks;
 u64 time_ns(void);
 u64 time_realtime_ns(void);               // host's hint + time_ns(): nothing trusts it
 void time_set_realtime(u64 ns);
+s64 time_realtime_offset(void);           // time_realtime_ns() - time_ns(), exactly: for the vdso
 extern u64 tsc_hz;
 struct tsc_scale { u64 base_tsc; u64 base_ns; u32 mult; u32 shift; }; // ns = base_ns + ((tsc - base_tsc) * mult >> shift)
 extern struct tsc_scale tsc_scale;        // also handed to the vdso

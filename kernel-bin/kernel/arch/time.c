@@ -16,6 +16,7 @@ u64 time_ns(void) {
 }
 
 u64 time_realtime_ns(void) { return time_ns() + (u64)READ_ONCE(realtime_offset); }
+s64 time_realtime_offset(void) { return READ_ONCE(realtime_offset); }
 void time_set_realtime(u64 ns) { WRITE_ONCE(realtime_offset, (s64)(ns - time_ns())); }
 
 void timer_arm(u64 deadline_ns) {

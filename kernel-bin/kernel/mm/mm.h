@@ -101,7 +101,7 @@ struct vma *vma_find(struct aspace *as, uptr addr);       // first with end > ad
 // Memory of an address space that is not the current one (exec's stack, ptrace-like, /proc/PID/cmdline): count or -errno.
 long __must_check mm_access(struct aspace *as, uptr addr, void *buf, size_t len, bool write);
 // What a fault that cannot be resolved becomes. proc installs it: sends the signal. For the fault hooks.
-struct fault_info { int signo; int code; uptr addr; };
+struct fault_info { int signo; int code; uptr addr; u32 error; /* of #PF, for the signal frame */ };
 void mm_set_fault_signal(void (*deliver)(struct regs *r, const struct fault_info *fi));
 // Address of the physical page behind a user address, referenced, for futexes on shared memory. -EFAULT.
 int __must_check mm_get_user_page(struct aspace *as, uptr addr, bool write, struct page **out);
