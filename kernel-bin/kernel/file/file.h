@@ -128,7 +128,8 @@ struct epoll_event_k { u32 events; u64 data; } __packed; // as Linux's struct ep
 int __must_check epoll_control(struct file *ep, int op, struct file *target, int fd, struct epoll_event_k *ev);
 long epoll_wait(struct file *ep, uptr events, int max, u64 deadline_ns); // count, -EINTR, -EFAULT, -EINVAL
 void epoll_file_closed(struct file *f);   // called by file_put before release
-// Waits until any of the files is ready: poll and select. deadline 0: only looks. Count of ready ones, -EINTR.
+// Waits until any of the files has an event that its item asks for (EPOLLERR, EPOLLHUP only when named): poll and select.
+// deadline 0: only looks. Items without a file count as ready when revents is set. Count of ready ones, -EINTR, -ENOMEM.
 struct poll_item { struct file *file; u32 events, revents; };
 long poll_files(struct poll_item *items, unsigned n, u64 deadline_ns);
 static inline u32 file_poll(struct file *f, struct poll_table *t) { // EPOLLIN|EPOLLOUT|... ; plain files are always ready

@@ -75,9 +75,8 @@ static long scan(struct poll_item *items, unsigned n, struct poll_set *s) {
       ready += it->revents != 0; // POLLNVAL, set by the caller
       continue;
     }
-    u32 want = it->events | EPOLLERR | EPOLLHUP;
-    if (s) s->events = want;
-    it->revents = file_poll(it->file, s && !ready ? &s->table : NULL) & want;
+    if (s) s->events = it->events;
+    it->revents = file_poll(it->file, s && !ready ? &s->table : NULL) & it->events;
     ready += it->revents != 0;
     if (s && s->err) return s->err;
   }
