@@ -71,6 +71,7 @@ struct inode_ops {
   int (*unlink)(struct inode *dir, struct dentry *d);
   int (*rmdir)(struct inode *dir, struct dentry *d);
   int (*rename)(struct inode *from, struct dentry *old, struct inode *to, struct dentry *new_d, u32 flags);
+  int (*tmpfile)(struct inode *dir, struct dentry *d, u32 mode); // O_TMPFILE: an inode without a name; NULL: -EOPNOTSUPP
   int (*readlink)(struct inode *i, char *buf, size_t size);  // length, not terminated
   struct dentry *(*follow)(struct dentry *d);                // magic links (/proc/self/fd/N): a referenced dentry, ERR_PTR
   // Any inode
@@ -146,7 +147,6 @@ int inode_setattr_simple(struct dentry *d, const struct iattr *a); // stores int
 void inode_getattr_fill(struct inode *i, struct kstat *st);        // from the inode's fields
 long file_seek_generic(struct file *f, s64 off, int whence);       // regular files and directories; SEEK_DATA/HOLE
 extern const struct file_ops pagecache_file_ops;                   // regular files with read_pages
-extern const struct file_ops dcache_dir_file_ops;                  // directories whose entries are all in the dentry cache
 // Character devices by number: opening such an inode anywhere gives the file these. devfs_add registers.
 int __must_check chrdev_register(u64 rdev, const struct file_ops *fops, void *priv, int (*open)(struct file *f));
 // Changes of names and inodes, for inotify (the generic calls do it for what goes through them).
@@ -187,7 +187,8 @@ void pagecache_end_read(struct page **pages, unsigned n, int err); // 0: they ar
 int pagecache_writeback(struct inode *i, u64 first, u64 last);     // page indexes, inclusive; waits; 0 or -errno
 void pagecache_counts(u64 *cached, u64 *dirty);           // pages, for /proc/meminfo
 extern const struct memobj_ops pagecache_memobj_ops;      // inode_create uses it. mm: after get_page, map under pt_lock only
-                                                          // while page->cache.obj is still the object, else start over
+                                                          // while page->cache.obj is still the object (and, for a shared
+                                                          // writable entry, PG_DIRTY is still set), else start over
 // --- locks (fs/locks.c). fcntl: F_GETLK, F_SETLK, F_SETLKW and the F_OFD_ ones with the program's struct flock at arg.
 long lock_fcntl(struct file *f, int cmd, uptr arg);       // for sys_fcntl; owner of POSIX locks: the current fd table
 long seals_fcntl(struct file *f, int cmd, u64 arg);       // F_ADD_SEALS, F_GET_SEALS: -EINVAL when not a memfd
@@ -196,6 +197,9 @@ long seals_fcntl(struct file *f, int cmd, u64 arg);       // F_ADD_SEALS, F_GET_
 extern struct super *(*fs_hostfs_create)(const struct policy_mount *m, u32 index); // NULL result: the mount is refused
 extern struct super *(*fs_procfs_create)(void);
 extern struct super *(*fs_sysfs_create)(void);
+extern u64 (*fs_fsize_limit)(void);                       // RLIMIT_FSIZE of the current process; and what exceeding it sends
+extern void (*fs_fsize_signal)(void);                     // (SIGXFSZ)
+extern int (*fs_current_pid)(void);                       // for F_GETLK
 void fs_sync_all(void);                                   // writes every dirty page back; power-off calls it
 void fs_init(void);                                       // the policy's mounts, /dev, /proc, /sys; process context
 #endif
