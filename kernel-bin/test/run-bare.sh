@@ -3,7 +3,7 @@
 #
 # Boots a kernel without the launcher: [CFV with a minimal record][BFV], QEMU with emulation, serial on the terminal.
 #   test/run-bare.sh [BFV] [QEMU options...]      default build/kernel.bfv
-# MEMORY (MiB, 256), CPUS (2), RECORD (a file with a record of your own), ARGV0 (the entrypoint, /init), LOG (3).
+# CPU (max), MEMORY (MiB, 256), CPUS (2), RECORD (a file with a record of your own), ARGV0 (the entrypoint, /init), LOG (3).
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 bfv=$here/build/kernel.bfv
@@ -39,5 +39,5 @@ with open(path, "wb") as f:
     f.truncate(4 << 20)
 PY
 cat "$bfv" >> "$image"
-timeout "${TIMEOUT:-60}" qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu max -m "$memory" -smp "$cpus" -bios "$image" \
+timeout "${TIMEOUT:-60}" qemu-system-x86_64 -accel tcg,thread=multi -machine q35 -cpu "${CPU:-max}" -m "$memory" -smp "$cpus" -bios "$image" \
   -nodefaults -no-user-config -display none -serial stdio -no-reboot "$@"

@@ -23,5 +23,6 @@ __weak void file_init(void);
 __weak void fs_init(void);
 __weak void net_init(void);
 __weak void proc_init(void);
+__weak void sys_init(void);
 __weak void proc_start_init(void);
 #endif

@@ -76,6 +76,7 @@ static void boot_thread(void *unused) {
   if (fs_init) fs_init();
   if (net_init) net_init();
   if (proc_init) proc_init();
+  if (sys_init) sys_init();
   if (proc_start_init) {
     proc_start_init();
   } else {
