@@ -28,6 +28,8 @@ export interface BridgeEvents {
   exit(status: number): void;
   /** The kernel's last words. */
   last(text: string): void;
+  /** Something went wrong after the start: the bridge goes on, or its end follows. */
+  trouble(text: string): void;
 }
 
 export function bridgeArguments(options: BridgeOptions): string[] {
@@ -118,6 +120,7 @@ export class Bridge {
         this.events.last(text);
         return;
       case 'error':
+        this.events.trouble(text);
         failed(this.explain(rest[0] ?? '', rest.slice(1).join(' ')));
         return;
       default:
@@ -130,7 +133,7 @@ export class Bridge {
     if (kind === 'port-in-use') {
       return new LaunchError('port-in-use', `${text}: the port is in use. Publish on another one: -p HOST:GUEST`);
     }
-    if (kind === 'permission') {
+    if (kind === 'permission' || kind === 'port-denied') {
       return new LaunchError('not-permitted', `${text}: not permitted. Ports below 1024 need root.`);
     }
     return new LaunchError('helper-failed', `the bridge failed: ${text || kind} (${this.options.program})`);

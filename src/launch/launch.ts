@@ -156,7 +156,7 @@ class Run {
       published: (host, guestPort) => request.detail(`port ${guestPort} of the guest is ${host} here`),
       guest: (version) => {
         this.guestSeen = true;
-        request.detail(`the guest's kernel: ${version}`);
+        request.detail(`the guest's kernel: ${printable(version)}`);
       },
       exit: (status) => {
         this.status = status;
@@ -164,6 +164,7 @@ class Run {
       last: (text) => {
         this.lastWords = text;
       },
+      trouble: (text) => request.detail(`bridge: ${printable(text)}`),
     });
     this.bridge = bridge;
     this.adopt(bridge.child);
@@ -270,7 +271,7 @@ class Run {
       this.guestSeen
         ? 'the virtual machine ended without an exit status'
         : 'the virtual machine ended before the program started',
-      ...(this.lastWords === '' ? [] : [`its last words: ${this.lastWords}`]),
+      ...(this.lastWords === '' ? [] : [`its last words: ${printable(this.lastWords)}`]),
       ...(qemuOutput.trim() === '' ? [] : [`QEMU: ${qemuOutput.trim()}`]),
       ...(log[0] === '' ? [] : ['the end of its log:', ...log.map((line) => `  ${printable(line)}`)]),
     ];
