@@ -25,6 +25,7 @@ int msg_put_cmsg(struct msg *m, int level, int type, const void *data, size_t le
 // Next control message of a sender: false at the end. *off starts at 0; everything was bounds-checked at copy-in.
 bool msg_next_cmsg(const struct msg *m, size_t *off, int *level, int *type, const u8 **data, size_t *len);
 #define SCM_MAX_FD 253
+extern s32 (*net_current_pid)(void); // sys/net.c installs it before the first socket exists
 struct socket_ops {
   int (*bind)(struct socket *s, const struct sockaddr_k *a, u32 len);
   int (*connect)(struct socket *s, const struct sockaddr_k *a, u32 len, u32 fflags);
