@@ -22,7 +22,11 @@ function load<T>(name: string): T[] {
 function withoutEntrypoint(text: string): string {
   const manifest = parseToml(text, 'recorded');
   const loader = manifest.entries.get('loader');
-  if (loader?.kind === 'table') loader.entries.delete('entrypoint');
+  if (loader?.kind === 'table') {
+    loader.entries.delete('entrypoint');
+    // Less that table nothing of [loader] was in the text.
+    if (loader.entries.size === 0) manifest.entries.delete('loader');
+  }
   return writeToml(manifest);
 }
 
