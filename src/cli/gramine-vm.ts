@@ -5,4 +5,4 @@
 
 import { runVmCommand } from './vm-command.js';
 
-await runVmCommand('gramine-vm', process.argv.slice(2));
+void runVmCommand('gramine-vm', process.argv.slice(2));
