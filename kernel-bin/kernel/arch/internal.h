@@ -136,6 +136,6 @@ extern u32 panicking;
 void arch_stop_others(void);
 #define KSTACK_ALIGN (16 * KIB)
 
-extern const u8 kernel_start[], kernel_text_end[], kernel_rodata_end[], kernel_file_end[], kernel_end[];
+extern const u8 kernel_start[], kernel_text_end[], kernel_rodata_end[], kernel_file_end[], kernel_end[], boot_stack_guard[];
 
 #endif

@@ -12,8 +12,9 @@ kernel_entry:
 
   .section .bss.boot_stack, "aw", @nobits
   .balign 4096
-  .globl boot_stack
-boot_stack:
+  .globl boot_stack_guard               // page/early.c leaves it unmapped
+boot_stack_guard:
+  .skip 4096
   .skip 16384
 boot_stack_top:
   .section .note.GNU-stack, "", @progbits

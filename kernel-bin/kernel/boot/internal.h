@@ -11,13 +11,7 @@ void smp_finish(u32 count);
 void smp_release(void);
 
 // Rooms that do not exist yet are missing from the boot, not from the link.
-// task: makes every CPU's idle thread out of the CPU's own flow of control, runs `first` in a thread, does not return.
-__weak __noreturn void task_init(void (*first)(void *));
-__weak __noreturn void task_run_ap(void);
 __weak void mm_init(void);
-__weak size_t attest_cfv_bytes(const void *header, size_t max);
-__weak int attest_early_vm(const void *record, size_t len, u64 *memory, u32 *cpu_number);
-__weak void attest_init(void);
 __weak void drv_init(void);
 __weak void file_init(void);
 __weak void fs_init(void);

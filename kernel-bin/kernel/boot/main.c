@@ -6,6 +6,8 @@
 #include "arch/internal.h"
 #include "host/internal.h"
 #include "page/internal.h"
+#include "task/task.h"
+#include "attest/attest.h"
 
 #define CFV_BYTES (4 * MIB)
 #define CFV_HEADER_BYTES 16
@@ -40,24 +42,13 @@ static void copy_record(void) {
   const u8 *cfv = phys_virt((phys_t)cfv_base);
   u8 header[CFV_HEADER_BYTES];
   memcpy(header, cfv, sizeof(header));
-  size_t len = attest_cfv_bytes ? attest_cfv_bytes(header, CFV_BYTES) : 0;
-  if (!len) return;
+  size_t len = attest_cfv_bytes(header, CFV_BYTES);
+  if (!len) panic("the image has no launch record");
   u8 *copy = phys_virt(early_alloc(DIV_ROUND_UP(len, PAGE_SIZE)));
   memcpy(copy, cfv, len);
   memcpy(copy, header, sizeof(header));
   boot_record = copy;
   boot_record_len = len;
-}
-
-// Without a record (a kernel started by hand): QEMU leaves the memory size in CMOS, as a PC's firmware expects it.
-static u8 cmos(u8 reg) {
-  host_out8(0x70, reg);
-  return host_in8(0x71).v_;
-}
-static u64 cmos_memory(void) {
-  u64 below = (u64)(cmos(0x34) | cmos(0x35) << 8) * 64 * KIB;
-  u64 above = (u64)(cmos(0x5b) | cmos(0x5c) << 8 | cmos(0x5d) << 16) * 64 * KIB;
-  return (below ? below + 16 * MIB : 64 * MIB) + above;
 }
 
 static void mask_pic(void) {
@@ -70,7 +61,7 @@ static void mask_pic(void) {
 static void boot_thread(void *unused) {
   smp_release();
   if (mm_init) mm_init();
-  if (attest_init) attest_init();
+  attest_init();
   if (drv_init) drv_init();
   if (file_init) file_init();
   if (fs_init) fs_init();
@@ -96,11 +87,7 @@ __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw
   copy_record();
   u64 memory = 0;
   u32 count = 1;
-  if (boot_record && attest_early_vm) {
-    if (attest_early_vm(boot_record, boot_record_len, &memory, &count)) panic("the launch record is not valid");
-  } else {
-    memory = cmos_memory();
-  }
+  if (attest_early_vm(boot_record, boot_record_len, &memory, &count)) panic("the launch record is not valid");
   if (count > MAX_CPUS) panic("%u CPUs; %u are possible", count, MAX_CPUS);
 
   phys_t pool;
@@ -119,11 +106,5 @@ __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw
   printk(LOG_DEBUG, "boot: %u CPU, %lu MiB, TSC %lu kHz, %s, ready after %lu us", cpu_count, memory / MIB, tsc_hz / 1000,
     cpu_info.model[0] ? cpu_info.model : cpu_info.vendor, time_ns() / NS_PER_US);
 
-  if (task_init) task_init(boot_thread);
-  irq_enable();
-  boot_thread(NULL);
-  for (;;) {
-    irq_disable();
-    cpu_halt_until_irq();
-  }
+  task_init(boot_thread);
 }

@@ -4,7 +4,7 @@
 // launch record says. Under QEMU they wait for a SIPI from the start, so there is no delay beyond their own start-up.
 #include "boot/internal.h"
 #include "arch/internal.h"
-#include "page/page.h"
+#include "task/task.h"
 
 #define TRAMPOLINE 0x8000u
 #define GIVE_UP_NS (2 * NS_PER_SEC)
@@ -24,8 +24,7 @@ __attribute__((no_stack_protector)) __noreturn void ap_main(u32 id) {
   c->online = true;
   __atomic_fetch_add(&arrived, 1, __ATOMIC_RELEASE);
   while (!__atomic_load_n(&released, __ATOMIC_ACQUIRE)) cpu_relax();
-  if (task_run_ap) task_run_ap();
-  for (;;) cpu_halt_until_irq();
+  task_run_ap();
 }
 
 // Sends them off; they come up while this CPU goes on. smp_finish waits for them.

@@ -6,7 +6,6 @@
 
 static const struct { u16 first, last; } ports[] = {
   { 0x20, 0x21 }, { 0xa0, 0xa1 }, // PIC, to mask it
-  { 0x70, 0x71 },                 // CMOS: memory size, only without a launch record
   { 0x3f8, 0x3ff },               // COM1
   { 0x604, 0x605 },               // PM1a control: power-off
   { 0xcf8, 0xcff },               // PCI configuration

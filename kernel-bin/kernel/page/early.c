@@ -36,6 +36,7 @@ static u64 *table(u64 *entry) {
 // What a page of the image may be used for. `executable`: at its own address, not through the direct map.
 static u64 image_rights(phys_t pa, bool executable) {
   if (pa < PHYS_OF(kernel_start) || pa >= PHYS_OF(kernel_end)) return DATA;
+  if (pa == PHYS_OF(boot_stack_guard)) return 0;
   if (pa < PHYS_OF(kernel_text_end)) return PTE_P | PTE_A | PTE_G | (executable ? 0 : PTE_NX);
   if (pa < PHYS_OF(kernel_rodata_end)) return PTE_P | PTE_A | PTE_G | PTE_NX;
   return DATA;

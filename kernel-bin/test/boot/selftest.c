@@ -409,6 +409,10 @@ static u64 entry_of(u64 va) { // the leaf that maps va
 static void test_rights(void) {
   for (u64 va = (u64)kernel_start; va < (u64)kernel_end; va += PAGE_SIZE) {
     u64 a = entry_of(va), b = entry_of(DIRECT_BASE + (va - KERNEL_BASE));
+    if (va == (u64)boot_stack_guard) {
+      CHECK(a == 0 && b == 0);
+      continue;
+    }
     bool text = va < (u64)kernel_text_end, rodata = !text && va < (u64)kernel_rodata_end;
     if (a != (text ? PTE_P : rodata ? PTE_P | PTE_NX : PTE_P | PTE_NX | PTE_W)) CHECK(!"rights of the image");
     if (b != (text || rodata ? PTE_P | PTE_NX : PTE_P | PTE_NX | PTE_W)) CHECK(!"rights of the direct map");
