@@ -106,7 +106,7 @@ struct super *devfs_create(void) {
     struct pending *p = list_first_entry(&pending, struct pending, link);
     list_remove(&p->link);
     int r = add_at(p->name, p->mode, p->rdev, NULL);
-    if (r) printk(LOG_WARN, "fs: /dev/%s was not made: error %d\n", p->name, -r);
+    if (r) printk(LOG_WARN, "fs: /dev/%s was not made: error %d", p->name, -r);
     kfree(p);
   }
   return devfs;

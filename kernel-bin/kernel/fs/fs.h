@@ -197,9 +197,10 @@ long seals_fcntl(struct file *f, int cmd, u64 arg);       // F_ADD_SEALS, F_GET_
 extern struct super *(*fs_hostfs_create)(const struct policy_mount *m, u32 index); // NULL result: the mount is refused
 extern struct super *(*fs_procfs_create)(void);
 extern struct super *(*fs_sysfs_create)(void);
-extern u64 (*fs_fsize_limit)(void);                       // RLIMIT_FSIZE of the current process; and what exceeding it sends
-extern void (*fs_fsize_signal)(void);                     // (SIGXFSZ)
-extern int (*fs_current_pid)(void);                       // for F_GETLK
+// Defined by sys/fs.c: RLIMIT_FSIZE of the current process, what exceeding it sends (SIGXFSZ), and its pid for F_GETLK.
+extern u64 (*const fs_fsize_limit)(void);
+extern void (*const fs_fsize_signal)(void);
+extern int (*const fs_current_pid)(void);
 void fs_sync_all(void);                                   // writes every dirty page back; power-off calls it
 void fs_init(void);                                       // the policy's mounts, /dev, /proc, /sys; process context
 #endif

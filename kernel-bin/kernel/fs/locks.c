@@ -161,7 +161,7 @@ static struct record *new_record(struct file *f, enum kind kind, int type, u64 s
   n->type = type;
   n->start = start;
   n->end = end;
-  n->pid = kind == KIND_OFD ? -1 : fs_current_pid ? fs_current_pid() : 0;
+  n->pid = kind == KIND_OFD ? -1 : fs_current_pid();
   return n;
 }
 

@@ -11,7 +11,6 @@ struct mount *root_mount;
 struct super *(*fs_hostfs_create)(const struct policy_mount *m, u32 index);
 struct super *(*fs_procfs_create)(void);
 struct super *(*fs_sysfs_create)(void);
-int (*fs_current_pid)(void);
 __weak struct super *hostfs_create_super(const struct policy_mount *m, u32 index);
 __weak struct super *procfs_create_super(void); // proc room
 __weak struct super *sysfs_create_super(void);
@@ -179,7 +178,7 @@ int mount_add(const char *path, struct super *s, u32 flags, const char *source) 
 // --- boot
 static void mount_must(const char *path, struct super *s, const char *source) {
   int r = s ? mount_add(path, s, 0, source) : -ENOMEM;
-  if (r) printk(LOG_ERROR, "fs: cannot mount %s at %s: error %d\n", source ? source : "it", path, -r);
+  if (r) printk(LOG_ERROR, "fs: cannot mount %s at %s: error %d", source ? source : "it", path, -r);
 }
 
 static struct super *create_policy_super(const struct policy_mount *pm, u32 index) {
@@ -209,7 +208,7 @@ void fs_init(void) {
   file_hooks.notify = hook_notify;
   struct super *root = policy.mount_count ? create_policy_super(&policy.mounts[0], 0) : NULL;
   if (!root) {
-    printk(LOG_ERROR, "fs: no root file system; an empty one is used\n");
+    printk(LOG_ERROR, "fs: no root file system; an empty one is used");
     root = tmpfs_create(0, 0755);
   }
   mount_must("/", root, policy.mount_count ? policy.mounts[0].uri : NULL);

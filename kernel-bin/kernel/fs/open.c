@@ -42,6 +42,8 @@ struct file *dentry_open(const struct path *p, u32 flags) {
   f->dentry = dentry_get(p->dentry);
   f->mnt = p->mnt;
   f->inode = i;
+  f->ra_next = 0;
+  f->ra_window = 0;
   if (flags & O_PATH) {
     f->path_only = true;
     return f;

@@ -13,7 +13,7 @@
 
 static struct waitq page_waits[64];
 static struct spinlock lru_lock = SPINLOCK_INIT(RANK_OBJECT2);
-static struct list lru = LIST_INIT(lru);
+static struct list lru_pages = LIST_INIT(lru_pages);
 u64 cached_pages, dirty_pages;
 
 // --- page lock
@@ -65,7 +65,7 @@ static int insert_locked(struct inode *i, u64 index, struct page *p) {
 }
 
 static void lru_add(struct page *p) { // lru_lock held
-  list_push_back(&lru, &p->link);
+  list_push_back(&lru_pages, &p->link);
   page_set_flag(p, PG_LRU);
 }
 
@@ -214,15 +214,15 @@ u64 pagecache_reclaim(u64 npages) {
   while (freed < npages && budget) {
     struct page *p = NULL;
     spin_lock(&lru_lock);
-    for (unsigned scan = 0; scan < 64 && budget && !list_empty(&lru); scan++, budget--) {
-      struct page *q = list_first_entry(&lru, struct page, link);
+    for (unsigned scan = 0; scan < 64 && budget && !list_empty(&lru_pages); scan++, budget--) {
+      struct page *q = list_first_entry(&lru_pages, struct page, link);
       list_remove(&q->link);
-      list_push_back(&lru, &q->link);
+      list_push_back(&lru_pages, &q->link);
       if (page_clear_flag(q, PG_ACCESSED) || ref_read(&q->refs) != 1 || page_test(q, PG_DIRTY) || !page_trylock(q)) continue;
       p = q;
       break;
     }
-    bool empty = list_empty(&lru);
+    bool empty = list_empty(&lru_pages);
     spin_unlock(&lru_lock);
     if (!p) {
       if (empty) break;
@@ -373,7 +373,6 @@ long pagecache_read(struct file *f, struct iter *it, u64 *pos) {
     sched_yield_if_needed();
   }
   if (total && !(f->flags & O_NOATIME)) inode_touch_atime(i);
-  if (total) file_notify(f, IN_ACCESS);
   return total ? total : r;
 }
 
@@ -456,7 +455,6 @@ out:
   mutex_unlock(&i->lock);
   if (!total) return r;
   writeback_throttle(i);
-  file_notify(f, IN_MODIFY);
   return total;
 }
 
@@ -485,9 +483,10 @@ static void cache_peek_pages(struct memobj *o, u64 index, unsigned n, struct pag
   spin_unlock(&o->lock);
 }
 
-// From a dirty bit in a page table. While write-back is taking such bits away itself, what they stand for is about to be
-// copied: marking the page again would write it twice.
+// An entry became writable, or the kernel wrote for a program. While write-back is taking write access away, what was
+// stored so far is about to be copied: marking the page again would only write it twice.
 static void cache_set_dirty(struct memobj *o, struct page *p) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST); // the stores that this stands for, then the look
   if (!page_test(p, PG_WRITEBACK)) pagecache_set_dirty(inode_of(o), p);
 }
 
@@ -500,7 +499,7 @@ const struct memobj_ops pagecache_memobj_ops = { cache_get_page, cache_peek_page
 
 int pagecache_mmap(struct file *f, struct mmap_request *rq) {
   struct inode *i = f->inode;
-  bool shared_write = (rq->flags & 3) == 1 /* MAP_SHARED */ && (f->flags & O_ACCMODE) != O_RDONLY;
+  bool shared_write = (rq->flags & 1) /* MAP_SHARED or _VALIDATE */ && (f->flags & O_ACCMODE) != O_RDONLY;
   if (i->seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE) && shared_write) {
     if (rq->prot & 2 /* PROT_WRITE */) return -EPERM;
     rq->file_writable = false; // mprotect must not make it writable later

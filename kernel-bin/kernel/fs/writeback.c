@@ -11,14 +11,12 @@ static struct spinlock dirty_lock = SPINLOCK_INIT(RANK_OBJECT2);
 static struct list dirty_inodes = LIST_INIT(dirty_inodes);
 static struct waitq flusher_wait = WAITQ_INIT(flusher_wait), busy_wait = WAITQ_INIT(busy_wait);
 static bool kicked;
-u64 (*fs_fsize_limit)(void);
-void (*fs_fsize_signal)(void);
 
 int fsize_check(struct file *f, u64 pos, u64 *len) {
-  u64 limit = fs_fsize_limit ? fs_fsize_limit() : ~0ull;
+  u64 limit = fs_fsize_limit();
   if (likely(limit == ~0ull)) return 0;
   if (pos >= limit) {
-    if (fs_fsize_signal) fs_fsize_signal();
+    fs_fsize_signal();
     return -EFBIG;
   }
   *len = MIN(*len, limit - pos);

@@ -17,6 +17,19 @@
 #define UTIME_OMIT ((1l << 30) - 2l)
 enum { PATH_FOLLOW_BITS = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH };
 
+static u64 current_fsize_limit(void) {
+  struct lwp *l = lwp_current();
+  return l ? READ_ONCE(l->process->rlimits[1 /* RLIMIT_FSIZE */].cur) : ~0ull;
+}
+static void send_sigxfsz(void) {
+  struct ksiginfo si = { .signo = 25 /* SIGXFSZ */, .code = 0x80 /* SI_KERNEL */ };
+  signal_send_thread(lwp_current(), &si);
+}
+static int current_pid(void) { return lwp_current() ? process_current()->pid : 0; }
+u64 (*const fs_fsize_limit)(void) = current_fsize_limit;
+void (*const fs_fsize_signal)(void) = send_sigxfsz;
+int (*const fs_current_pid)(void) = current_pid;
+
 // A path from the program: kmalloc'ed, or ERR_PTR.
 static char *get_path(uptr p) {
   char *buf = kmalloc(PATH_MAX, 0);
