@@ -13,6 +13,7 @@ struct lock_waiter { struct list link; struct thread *thread; bool granted, star
 static void sleep_unlocked(struct spinlock *guard, bool interruptible) {
   struct thread *t = thread_current();
   t->interruptible = interruptible;
+  t->killable = false;
   // Set under the guard, which wakers hold: a waker sees SLEEPING or comes before this look at the list.
   WRITE_ONCE(t->state, THREAD_SLEEPING);
   spin_unlock(guard);

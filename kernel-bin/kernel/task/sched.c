@@ -198,10 +198,14 @@ void thread_start(struct thread *t) {
   irq_restore(flags);
 }
 
+static bool must_not_sleep(const struct thread *t) {
+  return (t->interruptible && READ_ONCE(t->interrupt_pending)) || (t->killable && READ_ONCE(t->kill_pending));
+}
+
 void thread_interrupt(struct thread *t) {
   u64 flags = irq_save();
   struct runq *rq = lock_home(t);
-  bool wake = t->state == THREAD_SLEEPING && t->interruptible;
+  bool wake = t->state == THREAD_SLEEPING && must_not_sleep(t);
   // In ring 3 elsewhere? We cannot see, so an IPI for each thread that runs on another CPU.
   if (!wake && rq->curr == t && rq->cpu != this_cpu()->id) ipi_resched(rq->cpu);
   spin_unlock(&rq->lock);
@@ -306,7 +310,7 @@ void schedule(void) {
   spin_lock(&rq->lock);
   c->need_resched = false;
   charge(rq, now);
-  if (prev->state == THREAD_SLEEPING && prev->interruptible && READ_ONCE(prev->interrupt_pending)) prev->state = THREAD_RUNNING;
+  if (prev->state == THREAD_SLEEPING && must_not_sleep(prev)) prev->state = THREAD_RUNNING;
   advance_min(rq);
   next = first_ready(rq);
   bool stays = prev->state == THREAD_RUNNING && prev != rq->idle, allowed = allowed_cpus(prev) & BIT(rq->cpu);

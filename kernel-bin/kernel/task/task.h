@@ -16,7 +16,8 @@ struct thread {
   void *stack_top;
   enum thread_state state; // under the lock of the run queue it is on or last was on
   bool interruptible;      // sleeping in a wait that thread_interrupt ends
-  bool interrupt_pending;  // set by proc when a signal must be seen; interruptible waits return -EINTR at once
+  bool interrupt_pending;  // set by proc when a signal must be seen; interruptible waits return -ERESTARTSYS at once
+  bool killable, kill_pending; // the same for WAIT_KILLABLE: only the end of the thread ends it
   u32 cpu;                 // where it runs or last ran
   u64 affinity[1];         // bitmap of MAX_CPUS
   int nice;                // -20..19
@@ -87,6 +88,7 @@ static inline void waitq_wake_all(struct waitq *q) { waitq_wake(q, 1 << 30, 0); 
 #define WAIT_FOREVER (~0ull)
 #define WAIT_UNINTERRUPTIBLE 0
 #define WAIT_INTERRUPTIBLE 1
+#define WAIT_KILLABLE 2 // ends early only when the thread is about to be killed
 void wait_prepare(struct waitq *q, struct waiter *w, int mode); // queue and set SLEEPING
 int wait_sleep(u64 deadline_ns, int mode); // schedule until woken: 0, -ETIMEDOUT, -ERESTARTSYS
 void wait_finish(struct waitq *q, struct waiter *w);
@@ -105,6 +107,7 @@ void wait_finish(struct waitq *q, struct waiter *w);
     } \
     _r; })
 #define wait_event(q, cond) ((void)wait_event_deadline_mode(q, cond, WAIT_FOREVER, WAIT_UNINTERRUPTIBLE))
+#define wait_event_killable(q, cond) wait_event_deadline_mode(q, cond, WAIT_FOREVER, WAIT_KILLABLE)
 #define wait_event_interruptible(q, cond) wait_event_deadline_mode(q, cond, WAIT_FOREVER, WAIT_INTERRUPTIBLE)
 #define wait_event_timeout(q, cond, deadline) wait_event_deadline_mode(q, cond, deadline, WAIT_INTERRUPTIBLE)
 // Sleeps until the deadline: 0, or -ERESTARTSYS when interrupted before it.

@@ -55,6 +55,7 @@ void waitq_wake(struct waitq *q, int nr_exclusive, u32 key) {
 static void sleep_mark(int mode) {
   struct thread *t = thread_current();
   t->interruptible = mode == WAIT_INTERRUPTIBLE;
+  t->killable = mode == WAIT_KILLABLE;
   WRITE_ONCE(t->state, THREAD_SLEEPING);
   __atomic_thread_fence(__ATOMIC_SEQ_CST); // before the caller looks at its condition
 }
@@ -83,7 +84,8 @@ int wait_sleep(u64 deadline_ns, int mode) {
     }
   }
   WRITE_ONCE(t->state, THREAD_RUNNING);
-  if (mode == WAIT_INTERRUPTIBLE && READ_ONCE(t->interrupt_pending)) return -ERESTARTSYS;
+  if (mode == WAIT_INTERRUPTIBLE ? READ_ONCE(t->interrupt_pending) : mode == WAIT_KILLABLE && READ_ONCE(t->kill_pending))
+    return -ERESTARTSYS;
   return deadline_ns != WAIT_FOREVER && time_ns() >= deadline_ns ? -ETIMEDOUT : 0;
 }
 

@@ -33,7 +33,6 @@ static void worker(void *arg) {
   for (;;) {
     while (list_empty(&work_list)) {
       // SLEEPING is set under work_lock, and wakers hold it.
-      me->interruptible = false;
       WRITE_ONCE(me->state, THREAD_SLEEPING);
       idle_workers[idle_count++] = me;
       spin_unlock_irqrestore(&work_lock, flags);
