@@ -151,6 +151,9 @@ static int fault_object(struct fault *f) {
   } else if (!still_in(p, o)) { // truncated meanwhile; memobj_unmap may have been here already
     f->index = ~0ull; // no longer an answer
     err = RETRY;
+  } else if (must_tell && page_test(p, PG_WRITEBACK) && !page_test(p, PG_DIRTY)) {
+    f->index = ~0ull; // its mark was taken since, and its write-protecting may be over: let it be marked again
+    err = RETRY;
   } else if (*slot && !must_tell) { // another thread was faster; it may even have made a private copy
     err = RETRY;
   } else {
@@ -328,11 +331,10 @@ static u32 access_of(u64 error) { return error & 2 ? FAULT_WRITE : error & 16 ? 
 
 static void page_fault(struct regs *r, u64 addr, u64 error) {
   struct aspace *as = thread_current()->aspace;
-  struct fault_info fi = { K_SIGSEGV, K_MAPERR, addr };
+  struct fault_info fi = { K_SIGSEGV, K_MAPERR, addr, (u32)error };
   if (error & 8) panic("reserved bit in a page table, address %#lx", addr);
   int err = addr < USER_END && as ? aspace_fault(as, addr, access_of(error), &fi) : -EFAULT;
   if (mm_hooks.count_fault && !err) mm_hooks.count_fault(false);
-  fi.error = (u32)error;
   if (err == -EFAULT) fault_signal(r, &fi);
   else if (err == -ENOMEM) mm_hooks.out_of_memory();
   // -ERESTARTSYS: a signal waits; the instruction is tried again after it.

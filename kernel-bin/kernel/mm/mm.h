@@ -107,6 +107,9 @@ void mm_set_fault_signal(void (*deliver)(struct regs *r, const struct fault_info
 int __must_check mm_get_user_page(struct aspace *as, uptr addr, bool write, struct page **out);
 void tlb_flush_range(struct aspace *as, uptr start, uptr end); // every CPU that has it loaded; no spinlock held
 int __must_check mm_mlock(struct aspace *as, uptr addr, u64 len, bool lock, bool on_fault);
+// What [v->start, v->end) has in memory, for smaps; sem held. Pages; pss_bytes: shared ones by their share.
+struct vma_stats { u64 rss, anon, huge, private_clean, private_dirty, shared_clean, shared_dirty, pss_bytes; };
+void mm_vma_stats(struct vma *v, struct vma_stats *st); // adds to *st
 void mm_count_vmas(struct memobj *o, u32 *count); // areas that map it: SysV shm's attach count
 
 // What mm needs of higher rooms (proc/memory.c installs them).

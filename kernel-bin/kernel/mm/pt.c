@@ -341,6 +341,33 @@ int pt_move(struct aspace *as, uptr from, uptr to, u64 len) {
   return 0;
 }
 
+void mm_vma_stats(struct vma *v, struct vma_stats *st) {
+  struct aspace *as = v->as;
+  u32 areas = 1;
+  u64 *slot;
+  if (v->obj) mm_count_vmas(v->obj, &areas);
+  spin_lock(&as->pt_lock);
+  for (uptr a = v->start; (slot = next_slot2(as, &a, v->end));) {
+    uptr stop = MIN(ALIGN_DOWN(a, HUGE_SIZE) + HUGE_SIZE, v->end);
+    bool huge = pte_huge(*slot);
+    u64 *e = huge ? slot : &table_of(*slot)[pt_index(a, 1)], step = huge ? HUGE_SIZE : PAGE_SIZE, n = step >> PAGE_SHIFT;
+    for (; a < stop; a += step, e++) {
+      if (!pte_maps(*e) || (*e & PTE_ADDR) == zero_page_phys) continue;
+      struct page *p = pte_page(*e);
+      bool anon = (*e & MM_ANON) != 0, dirty = anon || page_test(p, PG_DIRTY);
+      u32 sharers = anon ? ref_read(&p->refs) : areas;
+      st->rss += n;
+      if (anon) st->anon += n;
+      if (huge) st->huge += n;
+      if (sharers > 1) *(dirty ? &st->shared_dirty : &st->shared_clean) += n;
+      else *(dirty ? &st->private_dirty : &st->private_clean) += n;
+      st->pss_bytes += step / MAX(sharers, 1u);
+    }
+    a = stop;
+  }
+  spin_unlock(&as->pt_lock);
+}
+
 // --- freeing tables
 static bool span_inside(uptr addr, u64 span, uptr floor, uptr ceiling) {
   addr = ALIGN_DOWN(addr, span);

@@ -1,34 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// /proc and the little of /sys that programs read. Everything is a table of names and functions (procfs_*.c); procfs.c
-// turns them into inodes. Text is made when a file is opened.
+// /proc and the little of /sys that programs read. Everything is a table of names and functions (procfs_*.c, sysfs.c);
+// procfs.c turns the tables into inodes. Text is made when a file is opened.
 #ifndef PROC_PROCFS_H
 #define PROC_PROCFS_H
 #include "proc/internal.h"
 
-// What a file or directory below /proc/PID is about. Inodes hold a reference of the process.
-struct proc_ref { struct process *p; int tid; /* 0: the process */ int fd; };
+// What an entry is about. Inodes below /proc/PID hold a reference of the process, which may have ended.
+struct proc_ref {
+  struct process *p; // NULL: the system
+  int tid;           // below task/TID; 0: the process
+  int id;            // of a dynamic entry: descriptor, CPU
+};
+enum proc_dynamic { DYNAMIC_NONE, DYNAMIC_PIDS, DYNAMIC_TIDS, DYNAMIC_FDS, DYNAMIC_FDINFO, DYNAMIC_CPUS };
 struct proc_entry {
   const char *name;
-  u32 mode;                                             // type and permissions
-  int (*show)(struct seq *s, struct proc_ref *r);       // regular files; r->p is NULL for system-wide ones
-  long (*write)(struct proc_ref *r, const char *text, size_t len); // NULL: read-only; text is terminated
+  u32 mode;                                                 // type and permissions
+  int (*show)(struct seq *s, struct proc_ref *r);           // regular files: 0, -errno (-ESRCH: it ended)
+  long (*write)(struct proc_ref *r, char *text, size_t len); // NULL: read-only. text is terminated; bytes taken or -errno
   int (*readlink)(struct proc_ref *r, char *buf, size_t size);
-  struct dentry *(*follow)(struct proc_ref *r);         // magic links: a referenced dentry, ERR_PTR
-  struct file *(*follow_file)(struct proc_ref *r);      // the open file behind a magic link: referenced, ERR_PTR
-  const struct proc_entry *children;                    // directories: ended by a NULL name
-  unsigned dynamic;                                     // directories with names of their own beside `children`
+  struct dentry *(*follow)(struct proc_ref *r);             // magic links: referenced; -EOPNOTSUPP: see follow_file
+  struct file *(*follow_file)(struct proc_ref *r, u32 flags);
+  const struct proc_entry *children;                        // directories; ended by a NULL name
+  enum proc_dynamic dynamic;                                // names that a directory has beside its children
+  const struct proc_entry *each;                            // what these are
+  const char *text;                                         // regular files without show: always the same
 };
-enum { DYNAMIC_NONE, DYNAMIC_PIDS, DYNAMIC_TIDS, DYNAMIC_FDS, DYNAMIC_FDINFO, DYNAMIC_CPUS };
-extern const struct proc_entry proc_root[], proc_pid_entries[], proc_tid_entries[], sys_root[];
-extern const struct proc_entry proc_fd_entry, proc_fdinfo_entry, sys_cpu_entry;
+extern const struct proc_entry proc_root_entry, sys_root_entry;
+extern const struct proc_entry proc_pid_entry, proc_sys_children[], proc_net_children[];
 
 struct super *procfs_create(void);
 struct super *sysfs_create(void);
 void futex_init(void);
 void vdso_init(void);
 
-// For the shows: what belongs to the process, referenced; NULL when it is gone.
-struct fdtable *proc_ref_fds(struct proc_ref *r);
-struct fscontext *proc_ref_fs(struct proc_ref *r);
+// What belongs to the process or thread, referenced; NULL when it is gone.
+struct aspace *proc_ref_aspace(const struct proc_ref *r);
+struct fdtable *proc_ref_fds(const struct proc_ref *r);
+struct fscontext *proc_ref_fs(const struct proc_ref *r);
 #endif

@@ -19,20 +19,9 @@ struct segment {
   bool removed;
 };
 static struct segment *slots[SLOTS];
-static struct mutex lock;  // guards slots and segments. Rank OBJECT: taken before nothing but an object's lock
-static u32 lock_state, next_seq;
-
-static void table_lock(void) { // no init function of its own: the first caller makes the mutex
-  u32 none = 0;
-  if (__atomic_load_n(&lock_state, __ATOMIC_ACQUIRE) != 2) {
-    if (__atomic_compare_exchange_n(&lock_state, &none, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-      mutex_init(&lock, RANK_OBJECT);
-      __atomic_store_n(&lock_state, 2, __ATOMIC_RELEASE);
-    }
-    while (__atomic_load_n(&lock_state, __ATOMIC_ACQUIRE) != 2) cpu_relax();
-  }
-  mutex_lock(&lock);
-}
+// Guards slots and segments; taken before nothing but an object's lock.
+static struct mutex lock = { .guard = SPINLOCK_INIT(RANK_WAITQ), .waiters = LIST_INIT(lock.waiters), .rank = RANK_OBJECT };
+static u32 next_seq;
 
 static s64 now_s(void) { return (s64)(time_realtime_ns() / NS_PER_SEC); }
 
@@ -95,7 +84,7 @@ static long create(int key, u64 size, u64 flags) {
 }
 
 long sys_shmget(u64 key, u64 size, u64 flags) {
-  table_lock();
+  mutex_lock(&lock);
   sweep();
   struct segment *s = NULL;
   for (u32 i = 0; i < SLOTS && (int)key != IPC_PRIVATE && !s; i++)
@@ -120,7 +109,7 @@ long sys_shmat(u64 id, u64 addr, u64 flags) {
   if (!(flags & SHM_RDONLY)) rq.prot |= PROT_WRITE;
   if (flags & SHM_EXEC) rq.prot |= PROT_EXEC;
   if (addr) rq.flags |= flags & SHM_REMAP ? MAP_FIXED : MAP_FIXED_NOREPLACE;
-  table_lock();
+  mutex_lock(&lock);
   struct segment *s = by_id((int)id);
   long r = !s ? -EINVAL : !allowed(s, flags & SHM_RDONLY ? 4 : 6) ? -EACCES : 0;
   if (s && !r) {
@@ -147,7 +136,7 @@ long sys_shmdt(u64 addr) {
   rwsem_read_unlock(&as->sem);
   if (!obj) return -EINVAL;
   u64 size = 0;
-  table_lock();
+  mutex_lock(&lock);
   for (u32 i = 0; i < SLOTS && !size; i++) {
     if (!slots[i] || slots[i]->obj != obj) continue;
     size = ALIGN_UP(slots[i]->size, PAGE_SIZE);
@@ -167,7 +156,7 @@ long sys_shmdt(u64 addr) {
     at = to;
   }
   memobj_put(obj);
-  table_lock();
+  mutex_lock(&lock);
   sweep();
   mutex_unlock(&lock);
   return r;
@@ -189,7 +178,7 @@ long sys_shmctl(u64 id, u64 cmd, u64 buf) {
   struct shminfo64 info = { .shmmax = MAX_BYTES, .shmmin = 1, .shmmni = SLOTS, .shmseg = SLOTS, .shmall = MAX_BYTES / PAGE_SIZE };
   if (cmd == IPC_INFO) return copy_to_user(buf, &info, sizeof info) ? -EFAULT : (long)SLOTS - 1;
   if (cmd == IPC_SET && copy_from_user(&d, buf, sizeof d)) return -EFAULT;
-  table_lock();
+  mutex_lock(&lock);
   sweep();
   struct segment *s = cmd == SHM_STAT || cmd == SHM_STAT_ANY ? (id < SLOTS ? slots[id] : NULL) : by_id((int)id);
   long r = s ? 0 : -EINVAL;
