@@ -67,11 +67,18 @@ struct file *socket_file(struct socket *s, u32 flags);
 int socket_common_setopt(struct socket *s, int name, const void *val, u32 len);
 int socket_common_getopt(struct socket *s, int name, void *val, u32 *len);
 
+// The guest's two interfaces as programs see them (netlink.c): lo, and an eth0 that stands for the way out.
+#define NET_ETH0_ADDR 0x0a00020fu // 10.0.2.15/24, host byte order
+// SIOCGIF* on any socket: -ENOTTY when cmd is none of them. The socket layer asks it after the family's ioctl.
+long netdev_ioctl(u32 cmd, uptr arg);
+
 // --- the control stream to the bridge and the launcher (net/control.c, over vsock)
 // The launcher's signals and window sizes: installed by proc and the console driver.
 extern void (*control_on_signal)(int signo);
 extern void (*control_on_winsize)(u16 rows, u16 cols);
 void control_send_exit(int status);          // and waits (bounded) until the bridge has it
 void control_send_last_words(const char *text); // best effort, from panic
+void unix_init(void);    // net_init calls these two with its own
+void netlink_init(void);
 void net_init(void);
 #endif

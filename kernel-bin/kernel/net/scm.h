@@ -19,6 +19,4 @@ struct ucred_user { s32 pid; u32 uid, gid; };
 void msg_own_cred(struct msg *m);                // m->cred: the current process
 void msg_drop_fds(struct msg *m);
 int __must_check msg_check_cmsgs(const struct msg *m); // -EINVAL: a header lies about its length
-void unix_init(void);
-void netlink_init(void);
 #endif

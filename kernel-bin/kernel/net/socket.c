@@ -72,7 +72,8 @@ static u32 sock_poll(struct file *f, struct poll_table *t) {
 
 static long sock_ioctl(struct file *f, u32 cmd, uptr arg) {
   struct socket *s = f->priv;
-  return s->ops->ioctl ? s->ops->ioctl(s, cmd, arg) : -ENOTTY;
+  long r = s->ops->ioctl ? s->ops->ioctl(s, cmd, arg) : -ENOTTY;
+  return r == -ENOTTY ? netdev_ioctl(cmd, arg) : r;
 }
 
 static void sock_release(struct file *f) { socket_destroy(f->priv); }
