@@ -64,10 +64,10 @@ static void boot_thread(void *unused) {
   attest_init();
   if (drv_init) drv_init();
   if (file_init) file_init();
+  if (proc_init) proc_init(); // before fs: /proc's super is proc's
+  if (sys_init) sys_init();
   if (fs_init) fs_init();
   if (net_init) net_init();
-  if (proc_init) proc_init();
-  if (sys_init) sys_init();
   if (proc_start_init) {
     proc_start_init();
   } else {

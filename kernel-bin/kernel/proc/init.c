@@ -96,7 +96,7 @@ static int start(struct init_args *a) {
 
 static __noreturn void finish(int status) {
   int code = status & 0x7f ? 128 + (status & 0x7f) : (status >> 8) & 0xff;
-  if (proc_shutdown_sync) proc_shutdown_sync();
+  fs_sync_all();
   console_drain();
   control_send_exit(code);
   host_power_off();

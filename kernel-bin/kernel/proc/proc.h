@@ -152,8 +152,6 @@ void proc_memory_init(void);  // proc/memory.c: what mm needs, futexes, vdso, /p
 
 // The foreground group of the console, when the tty room knows one: returns 0 for none (then process 1's group).
 extern int (*console_foreground_group)(void);
-// What to do before power-off besides draining the console: the fs room's sync of all file systems.
-extern void (*proc_shutdown_sync)(void);
 long syscall_dispatch(struct regs *r);
 
 void proc_init(void);

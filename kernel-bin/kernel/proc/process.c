@@ -11,7 +11,6 @@ struct process *init_process;
 struct list process_list = LIST_INIT(process_list);
 u32 process_count, lwp_count;
 int (*console_foreground_group)(void);
-void (*proc_shutdown_sync)(void);
 static struct radix by_pid, by_tid;
 static int last_pid;
 #define PID_MAX 4194304
