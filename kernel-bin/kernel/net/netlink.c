@@ -166,6 +166,10 @@ static void answer_request(struct out *o, const struct nlmsg *rq, const u8 *info
   msg_end(o);
 }
 
+static void choose_pid(struct nlsock *n) {
+  if (!n->pid) n->pid = 0x80000000u | __atomic_add_fetch(&next_pid, 1, __ATOMIC_RELAXED);
+}
+
 static void name_kernel(struct msg *m) {
   struct sockaddr_nl_k a = { .family = AF_NETLINK };
   if (!m->name) return;
@@ -226,10 +230,6 @@ static long nl_recv(struct socket *s, struct msg *m, u32 flags) {
     int err = wait_event_timeout(&s->wait, READ_ONCE(n->count), deadline);
     if (err) return err == -ETIMEDOUT ? -EAGAIN : err;
   }
-}
-
-static void choose_pid(struct nlsock *n) {
-  if (!n->pid) n->pid = 0x80000000u | __atomic_add_fetch(&next_pid, 1, __ATOMIC_RELAXED);
 }
 
 static int nl_bind(struct socket *s, const struct sockaddr_k *a, u32 len) {
