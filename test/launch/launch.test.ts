@@ -24,6 +24,8 @@ interface Setting {
   readonly kernel?: Buffer;
   readonly bridge?: string;
   readonly env?: NodeJS.ProcessEnv;
+  /** A command that runs the launcher: it is called with the launcher's words. */
+  readonly wrapper?: readonly string[];
   /** Called with the launcher once it printed `text` on stderr. */
   readonly when?: { readonly text: string; readonly act: (launcher: ChildProcess) => void };
 }
@@ -31,7 +33,8 @@ interface Setting {
 async function vm(args: readonly string[], setting: Setting = {}): Promise<Outcome> {
   const kernel = join(work, 'kernel.bfv');
   writeFileSync(kernel, setting.kernel ?? fakeKernel('hello from the fake kernel\n', 'reset'));
-  const launcher = spawn(process.execPath, [command, ...args], {
+  const [program = '', ...words] = [...(setting.wrapper ?? []), process.execPath, command, ...args];
+  const launcher = spawn(program, words, {
     cwd: work,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
@@ -161,6 +164,42 @@ describe('gramine-vm', () => {
   });
 });
 
+describe('the host view', () => {
+  /** A PATH that has nothing but these tools. */
+  function onlyTools(...tools: string[]): string {
+    const bin = join(work, 'bin');
+    execFileSync('mkdir', ['-p', bin]);
+    for (const tool of tools) {
+      const path = execFileSync('sh', ['-c', 'command -v "$1"', 'sh', tool], { encoding: 'utf8' }).trim();
+      execFileSync('ln', ['-s', tool === 'node' ? process.execPath : path, join(bin, tool)]);
+    }
+    return bin;
+  }
+
+  it.runIf(process.getuid?.() === 0)(
+    'is built by unshare and mount where bubblewrap is missing, with a warning',
+    async () => {
+      const PATH = onlyTools('node', 'sh', 'unshare', 'mount', 'mkdir', 'rm', 'qemu-system-x86_64');
+      const { status, stderr } = await vm(['/bin/true'], { env: { PATH } });
+      expect(status).toBe(7);
+      expect(stderr).toContain('warning: bubblewrap is not installed');
+    },
+  );
+
+  it('that namespaces are not permitted for is refused with advice', async () => {
+    const PATH = onlyTools('node', 'sh', 'rm', 'qemu-system-x86_64');
+    writeFileSync(
+      join(PATH, 'bwrap'),
+      '#!/bin/sh\necho "bwrap: No permissions to create new namespace" >&2\nexit 1\n',
+      { mode: 0o755 },
+    );
+    const { status, stderr } = await vm(['/bin/true'], { env: { PATH } });
+    expect(status).toBe(72);
+    expect(stderr).toContain('No permissions to create new namespace. This system lets you make no namespaces.');
+    expect(readdirSync(join(work, 'run'))).toEqual([]);
+  });
+});
+
 describe('gramine-vm refuses', () => {
   const refusal = async (args: readonly string[], setting?: Setting) => {
     const { status, stdout, stderr } = await vm(args, setting);
@@ -225,6 +264,14 @@ describe('gramine-vm refuses', () => {
     const { status, stderr } = await refusal(['/bin/true'], { env: { PATH: `${work}:${process.env.PATH}` } });
     expect(status).toBe(71);
     expect(stderr).toContain('is version 6.2.0; 7.2 or newer is needed');
+  });
+
+  it.runIf(process.getuid?.() === 0)('to go on without space for the image', async () => {
+    const script = 'mount -t tmpfs -o size=16k tmpfs "$1"; shift; exec "$@"';
+    const wrapper = ['unshare', '-m', 'sh', '-ec', script, 'sh', join(work, 'run')];
+    const { status, stderr } = await refusal(['/bin/true'], { wrapper });
+    expect(status).toBe(73);
+    expect(stderr).toMatch(/cannot write .*image: no space left on the device/);
   });
 
   it('a port that the bridge finds in use', async () => {
