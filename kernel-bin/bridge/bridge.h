@@ -103,6 +103,8 @@ bool stream_accept(uint32_t host_port, struct stream **s, const struct stream_op
 void control_signal(unsigned signo);
 void control_winsize(unsigned rows, unsigned cols);
 void control_connect_failed(uint32_t id, int err);
+void message_tick(void);                          // every turn: answers EXIT when it can
+bool message_waits(void);                         // such an answer is due
 bool control_accept(struct stream **s, const struct stream_ops **ops);
 bool dgram_accept(struct stream **s, const struct stream_ops **ops);
 bool dgram_to_guest(const void *head, size_t head_len, const void *data, size_t len); // false: dropped
@@ -123,6 +125,7 @@ bool host_connect(uint32_t id, const struct wire_addr *remote, const struct wire
 void host_cancel(uint32_t id);
 void host_tick(void);                             // once a second: closing streams that make no progress
 void host_forget_guest(void);                     // the control stream ended: no listeners, no requests
+bool host_flushed(void);                          // no closed connection has bytes left for its client
 void host_reap(void);                             // end of a turn: frees what events of this turn may still name
 extern bool guest_leaving;                        // connections are closed, not reset
 bool udp_publish(const struct sockaddr_storage *ss, socklen_t len, uint16_t guest_port, struct sockaddr_storage *bound);

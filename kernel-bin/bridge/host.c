@@ -279,6 +279,8 @@ static struct tcp *tcp_new(int fd, uint32_t id, uint16_t kind, uint32_t events) 
   return NULL;
 }
 
+bool host_flushed(void) { return !closing; }
+
 void host_tick(void) {
   uint64_t now = loop_now_ns();
   for (struct tcp *t = closing, *next; t; t = next) {
@@ -371,8 +373,8 @@ static void published_ready(struct source *s, uint32_t events) {
 }
 
 void host_listen(uint32_t id, const struct wire_addr *a, uint32_t backlog) {
-  static const uint8_t any[16], loop6[16] = { [15] = 1 }, loop4[16] = { 127, 0, 0, 1 };
-  bool takes = !memcmp(a->ip, any, 16) || !memcmp(a->ip, a->family == 4 ? loop4 : loop6, 16);
+  static const uint8_t any[16], loop6[16] = { [15] = 1 }, loop4[16] = { 127, 0, 0, 1 }, eth0[16] = { 10, 0, 2, 15 };
+  bool takes = !memcmp(a->ip, any, 16) || !memcmp(a->ip, a->family == 4 ? loop4 : loop6, 16) || (a->family == 4 && !memcmp(a->ip, eth0, 16));
   struct listener *l = listener_find(id);
   if (!l && (!takes || listener_count >= MAX_LISTENERS)) return;
   if (!l) {
@@ -443,7 +445,7 @@ void host_publish(const char *spec) {
     published = p;
     if (ok) ok = loop_add(p->fd, 0, &p->source) == 0;
   }
-  if (!ok) die(errno == EADDRINUSE ? "port-in-use" : errno == EACCES ? "port-denied" : "publish", "%s%s%s:%u%s%s", bracket ? "[" : "", host,
+  if (!ok) die(errno == EADDRINUSE ? "port-in-use" : errno == EACCES ? "permission" : "publish", "%s%s%s:%u%s%s", bracket ? "[" : "", host,
                bracket ? "]" : "", host_port, errno == EADDRINUSE ? "" : ": ", errno == EADDRINUSE ? "" : strerror(errno));
   addr_from_sockaddr(&a, &ss);
   say("published %s %u", addr_text(&a), guest_port);

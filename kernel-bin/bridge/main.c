@@ -187,13 +187,14 @@ int main(int argc, char **argv) {
     bool again = now_ns - busy_ns < poll_for_ns && poll_ns;
     bool starved = streams_waiting();
     if (again) nap.tv_nsec = poll_ns;
-    else if (!ring_want_kick(RING_FROM_GUEST) && !(starved && ring_want_kick(RING_TO_GUEST))) nap.tv_sec = 1;
+    else if (!ring_want_kick(RING_FROM_GUEST) && !(starved && ring_want_kick(RING_TO_GUEST))) nap = message_waits() ? (struct timespec){ 0, 10000000 } : (struct timespec){ 1, 0 };
     int n = epoll_pwait2(epoll_fd, events, EVENTS, &nap, NULL);
     if (n < 0 && errno != EINTR) die("epoll", "%s", strerror(errno));
     now_ns = clock_ns();
     for (int i = 0; i < n; i++) ((struct source *)events[i].data.ptr)->ready(events[i].data.ptr, events[i].events);
     bool work = streams_from_guest();
     if (streams_to_guest()) work = true;
+    message_tick();
     host_reap();
     if (work) busy_ns = now_ns;
     if (now_ns - tick_ns > SECOND_NS) {

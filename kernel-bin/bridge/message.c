@@ -8,6 +8,7 @@
 
 #define CONTROL_QUEUE 262144u // bytes for the guest that it does not take: then it is not ours any more
 #define DGRAM_QUEUE 262144u
+#define EXIT_PATIENCE_NS 2000000000ull
 
 // --- byte queues
 
@@ -99,6 +100,16 @@ static void send_u32(uint16_t type, uint32_t id, uint32_t value) {
   control_send(&m, sizeof(m));
 }
 
+// EXIT is answered when what the guest's closed connections still hold is with their clients.
+static uint32_t exit_id;
+static uint64_t exit_due_ns;
+void message_tick(void) {
+  if (!exit_due_ns || (!host_flushed() && loop_now_ns() < exit_due_ns)) return;
+  exit_due_ns = 0;
+  send_u32(WIRE_EXIT_OK, exit_id, 0);
+}
+bool message_waits(void) { return exit_due_ns != 0; }
+
 void control_signal(unsigned signo) { send_u32(WIRE_SIGNAL, 0, signo); }
 void control_connect_failed(uint32_t id, int err) { send_u32(WIRE_CONNECT_FAILED, id, (uint32_t)err); }
 static struct wire_winsize last_size;
@@ -154,7 +165,9 @@ static bool control_got(const struct wire_head *h) {
   case WIRE_EXIT:
     if (n != sizeof(*um) || um->value > 255) return false;
     say("exit %u", um->value);
-    send_u32(WIRE_EXIT_OK, h->id, 0);
+    exit_id = h->id;
+    exit_due_ns = loop_now_ns() + EXIT_PATIENCE_NS;
+    message_tick();
     return true;
   case WIRE_LAST_WORDS:
     n -= sizeof(*h);

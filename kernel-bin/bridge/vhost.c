@@ -221,6 +221,7 @@ static void ring_stop(struct ring *r) {
 
 static void disconnect(const char *why) {
   note("QEMU's connection ended: %s", why);
+  streams_from_guest(); // what it said last is still in the rings
   for (unsigned i = 0; i < in_fd_count; i++) close(in_fds[i]);
   in_fd_count = 0;
   in_len = 0;
@@ -352,6 +353,7 @@ static bool handle(struct vu_msg *m) {
     r = ring_of(m->p.state.index);
     m->p.state.num = r ? r->last_avail : 0;
     if (r) {
+      streams_from_guest();
       ring_stop(r); // the guest stopped the device
       r->disabled = false;
       bridge_guest_gone();

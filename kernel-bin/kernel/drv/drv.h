@@ -93,6 +93,10 @@ int tty_foreground(void);                                       // process group
 void tty_set_session(int sid, int pgid);                        // the terminal becomes that session's (process 1's at boot)
 int tty_session(void);
 
+// The file behind descriptor 0, 1 or 2 of process 1 (a new reference): the terminal, or stdin/stdout/stderr streams.
+struct file;
+struct file *console_file(int which); // ERR_PTR
+
 // --- fs transport (drv/fsdev.c): FUSE requests over the virtio-fs device, several in flight
 struct fuse_req_io { const void *in; u32 in_len; const void *in2; u32 in2_len; struct page **in_pages; u32 in_pages_n; u32 in_pages_off; u32 in_pages_len;
                      void *out; u32 out_cap; u32 out_len; struct page **out_pages; u32 out_pages_n; u32 out_pages_len; };
@@ -128,6 +132,8 @@ u8 *vsockdev_piece(const struct vsockdev_tx *t, u32 off, u32 *len); // where pay
 void vsockdev_commit(struct vsockdev_tx *t, const u8 hdr[44], u32 len); // queues it; RANK_VIRTQ
 void vsockdev_release(struct vsockdev_tx *t);
 void vsockdev_kick(void);
+bool vsockdev_usable_in_panic(void);                    // the other CPUs are stopped: is no lock held that sending takes?
+void vsockdev_drain_in_panic(void);                     // polls until the device has read everything, or for 50 ms
 u64 vsockdev_guest_cid(void);
 void drv_init(void);
 #endif

@@ -201,6 +201,19 @@ void vsockdev_kick(void) {
   if (likely(txq)) virtq_kick(txq);
 }
 
+bool vsockdev_usable_in_panic(void) {
+  if (!vsockdev_present() || !txq || !spin_trylock(&txq->lock)) return false;
+  spin_unlock(&txq->lock);
+  return true;
+}
+
+void vsockdev_drain_in_panic(void) {
+  for (u64 end = time_ns() + 50 * NS_PER_MS; time_ns() < end && virtq_free_count(txq) < txq->size;) {
+    tx_collect();
+    cpu_relax();
+  }
+}
+
 static void tx_irq(struct virtq *q, void *arg) {
   // Off first, then the look: whoever sets tx_short arms after that, so it is seen here or armed after us.
   virtq_irq_off(q);
