@@ -57,9 +57,12 @@ static void mask_pic(void) {
   host_out8(0xa1, 0xff);
 }
 
+static void *radix_alloc(size_t size) { return kmalloc(size, ALLOC_NORECLAIM); } // under spinlocks
+
 // The first kernel thread.
 static void boot_thread(void *unused) {
   smp_release();
+  radix_set_allocator(radix_alloc, kfree);
   if (mm_init) mm_init();
   attest_init();
   if (drv_init) drv_init();
