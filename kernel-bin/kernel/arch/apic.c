@@ -62,6 +62,7 @@ void apic_init_this(void) {
   apic_write(APIC_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
   apic_write(APIC_TIMER_DIVIDE, DIVIDE_BY_16);
   apic_write(APIC_LVT_TIMER, VECTOR_TIMER | (cpu_features.tsc_deadline ? LVT_TSC_DEADLINE : 0));
+  __asm__ volatile("mfence" ::: "memory"); // SDM 3, 11.5.4.1: the mode is set before the first deadline
 }
 
 void apic_eoi(void) { apic_write(APIC_EOI, 0); }

@@ -70,7 +70,8 @@ static void read_features(void) {
     f->eax_d1 = cpuid(0xd, 1).eax;
     f->xsaveopt = f->eax_d1 & BIT(0);
   }
-  if (f->ebx7 & BIT(8)) sha2_use_bmi2();
+  // SHA needs SSSE3 and SSE4.1 beside it, which every CPU that has it has; a hypervisor may say otherwise.
+  sha2_use(f->ebx7 & BIT(8), (f->ebx7 & BIT(29)) && (f->ecx1 & BIT(9)) && (f->ecx1 & BIT(19)));
   if (f->fsgsbase) cpu_info.hwcap2 |= BIT(1); // HWCAP2_FSGSBASE
 }
 

@@ -59,6 +59,7 @@ void random_bytes(void *buf, size_t n) {
   memcpy(a->random_key, block, 32); // what was given out cannot be computed again
   size_t have = MIN(n, (size_t)32);
   memcpy(out, block + 32, have);
+  irq_restore(flags); // the rest comes from this call's own copy of a key that nobody has any more
   for (u32 counter = 1; have < n; counter++) {
     chacha20_block(key, counter, nonce, block);
     size_t k = MIN(n - have, (size_t)64);
@@ -67,7 +68,6 @@ void random_bytes(void *buf, size_t n) {
   }
   memzero_secret(block, sizeof(block));
   memzero_secret(key, sizeof(key));
-  irq_restore(flags);
 }
 
 u64 random_u64(void) {

@@ -136,7 +136,7 @@ static inline void bit_clear(u64 *map, size_t i) { map[i / 64] &= ~BIT(i % 64); 
 size_t bit_find_zero(const u64 *map, size_t nbits, size_t from); // nbits when there is none
 
 // --- digests (lib/sha2.c; FIPS 180-4) and ChaCha20 (lib/chacha.c; RFC 8439)
-void sha2_use_bmi2(void); // arch says at boot that the CPU has it
+void sha2_use(bool bmi2, bool sha_ni); // arch says at boot what the CPU has
 struct sha256 { u32 h[8]; u64 len_bytes; u8 block[64]; };
 void sha256_init(struct sha256 *s);
 void sha256_update(struct sha256 *s, const void *data, size_t n);

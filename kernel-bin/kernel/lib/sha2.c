@@ -90,7 +90,10 @@ static void blocks256_plain(u32 h[8], const u8 *p, size_t n) { blocks256_body(h,
 __attribute__((target("bmi2"))) static void blocks256_bmi2(u32 h[8], const u8 *p, size_t n) { blocks256_body(h, p, n); }
 
 static void (*blocks256)(u32 h[8], const u8 *p, size_t n) = blocks256_plain;
-void sha2_use_bmi2(void) { blocks256 = blocks256_bmi2; }
+void sha256_blocks_ni(u32 h[8], const u8 *p, size_t n, const u32 k[64]); // sha_ni.S
+static void blocks256_ni(u32 h[8], const u8 *p, size_t n) { sha256_blocks_ni(h, p, n, k256); }
+
+void sha2_use(bool bmi2, bool sha_ni) { blocks256 = sha_ni ? blocks256_ni : bmi2 ? blocks256_bmi2 : blocks256_plain; }
 
 #define SCHEDULE512(i) (w[(i) & 15] += (ror64(w[((i) + 14) & 15], 19) ^ ror64(w[((i) + 14) & 15], 61) ^ w[((i) + 14) & 15] >> 6) \
   + w[((i) + 9) & 15] + (ror64(w[((i) + 1) & 15], 1) ^ ror64(w[((i) + 1) & 15], 8) ^ w[((i) + 1) & 15] >> 7))

@@ -4,6 +4,8 @@
 #define memzero_secret(p, n) memset(p, 0, n)
 #include "../../kernel/lib/sha2.c"
 #include "../../kernel/lib/chacha.c"
+#include <cpuid.h>
+__asm__(".pushsection .text\n.include \"kernel/lib/sha_ni.S\"\n.popsection");
 
 static bool is_hex(const u8 *bytes, size_t n, const char *hex) {
   char text[200];
@@ -20,7 +22,7 @@ static void vector(const void *data, size_t n, const char *h256, const char *h38
   CHECK(is_hex(out, 48, h384));
 }
 
-int main(void) {
+static void test_sha(void) {
   vector("", 0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "38b060a751ac96384cd9327eb1b1e36a21fdb71114be07434c0cc7bf63f6e1da274edebfe76f65fbd51ad2f14898b95b");
   vector("abc", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
@@ -57,6 +59,23 @@ int main(void) {
   }
   CHECK(ok);
   free(million);
+}
+
+int main(void) {
+  u32 a, b, c, d;
+  test_sha();
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) { // the same with what this machine has
+    if (b & BIT(8)) {
+      sha2_use(true, false);
+      test_sha();
+    }
+    if (b & BIT(29)) {
+      sha2_use(false, true);
+      test_sha();
+    } else {
+      printf("no SHA extensions here: their code was not run\n");
+    }
+  }
   u32 key[8];
   for (u32 i = 0; i < 8; i++) key[i] = 0x03020100 + i * 0x04040404;
   const u32 nonce[3] = { 0x09000000, 0x4a000000, 0 };
