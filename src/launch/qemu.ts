@@ -83,7 +83,8 @@ export function qemuArguments(spec: MachineSpec): string[] {
     );
   }
   args.push(
-    ...['-device', 'virtio-serial-pci,disable-legacy=on,max_ports=4'],
+    // A vector for each queue: QEMU's default of one more than there are ports is too few.
+    ...['-device', 'virtio-serial-pci,disable-legacy=on,max_ports=4,vectors=12'],
     ...chardev('console'),
     ...['-device', 'virtconsole,nr=0,chardev=console'],
     ...chardev('stderr'),
