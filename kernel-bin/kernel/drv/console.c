@@ -52,7 +52,7 @@ static struct {
   struct shared_buf mem; // receive slots, then transmit slots
   u64 tx_busy;
   u32 port0_answers;
-} control = { .lock = SPINLOCK_INIT(RANK_OBJECT2) };
+} control = { .lock = SPINLOCK_INIT(RANK_PAGE) }; // before the terminal's, which a resize takes
 
 bool console_is_tty(void) { return host_hints.tty; }
 struct waitq *console_waitq(int port) { return &ports[port].wait; }

@@ -92,6 +92,7 @@ void tty_set_winsize(u16 rows, u16 cols);                       // and SIGWINCH 
 int tty_foreground(void);                                       // process group; 0: none was set yet
 void tty_set_session(int sid, int pgid);                        // the terminal becomes that session's (process 1's at boot)
 int tty_session(void);
+bool tty_is_callers(void);                                      // the controlling terminal of the current process
 
 // The file behind descriptor 0, 1 or 2 of process 1 (a new reference): the terminal, or stdin/stdout/stderr streams.
 struct file;

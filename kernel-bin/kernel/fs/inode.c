@@ -121,7 +121,7 @@ int fs_file_getattr(struct file *f, struct kstat *st) {
   char text[32] = "";
   if (f->ops->describe) f->ops->describe(f, text, sizeof text);
   struct timespec64 now = time_now_ts();
-  u32 mode = pipe_from_file(f) ? S_IFIFO | 0600 : !strncmp(text, "socket:", 7) ? S_IFSOCK | 0777 : 0600;
+  u32 mode = pipe_from_file(f) || !strncmp(text, "pipe:", 5) ? S_IFIFO | 0600 : !strncmp(text, "socket:", 7) ? S_IFSOCK | 0777 : 0600;
   const struct cred *c = fs_cred();
   *st = (struct kstat){ .dev = S_ISFIFO(mode) ? 0xd : S_ISSOCK(mode) ? 0x8 : 0xe, .ino = f->id, .mode = mode, .nlink = 1, .uid = c->fsuid,
     .gid = c->fsgid, .blksize = PAGE_SIZE, .atime = now, .mtime = now, .ctime = now };

@@ -24,6 +24,7 @@ enum { RENAME_NOREPLACE = 1, RENAME_EXCHANGE = 2, RENAME_WHITEOUT = 4 };
 extern struct spinlock dcache_lock;
 struct dentry *dentry_alloc(struct super *s, struct dentry *parent, const char *name, size_t len); // refs 1, negative, not hashed; NULL
 void dentry_hash(struct dentry *d);   // enters the cache, which takes a reference of its own
+void dentry_hash_made(struct dentry *d); // after create: a negative that was not worth caching may be so now. The directory's lock is held
 // Cached and still valid, or asked of the file system; may be negative. Takes the directory's lock on a miss. ERR_PTR.
 struct dentry *dentry_lookup(struct dentry *parent, const char *name, size_t len);
 struct dentry *dentry_lookup_locked(struct dentry *parent, const char *name, size_t len); // the directory's lock is held
@@ -123,5 +124,6 @@ int lock_flock(struct file *f, int op);
 // A node made by the kernel itself (devices, mount points): parents' locks are taken here. Referenced, or ERR_PTR.
 struct dentry *tmpfs_add_node(struct dentry *parent, const char *name, size_t len, u32 mode, u64 rdev, const char *target);
 struct super *tmpfs_create_type(const char *type, u64 limit_bytes, u32 mode);
+int console_add_nodes(void); // console.c: /dev/console, /dev/tty
 struct super *hostfs_create_super(const struct policy_mount *m, u32 index);
 #endif

@@ -79,4 +79,5 @@ void ptimer_requeue_locked(struct process *p, struct sigentry *e, struct ksiginf
 void process_notify_stop(struct process *p, bool stopped);
 __noreturn void lwp_exit(int status);                              // this thread only
 void process_reap_locked(struct process *parent, struct process *child);
+void terminal_init(void); // terminal.c
 #endif

@@ -274,6 +274,7 @@ void proc_init(void) {
   cred_current = current_cred;
   fd_set_limit_source(current_fd_limit);
   control_on_signal = signal_console;
+  terminal_init();
   arch_hooks.user_return = signal_user_return;
   arch_hooks.syscall = syscall_dispatch;
   trap_init();
