@@ -127,6 +127,10 @@ void dentry_hash(struct dentry *d) {
   }
 }
 
+void dentry_hash_made(struct dentry *d) {
+  if (d->inode && d->valid_until_ns && !(d->flags & (DENTRY_HASHED | DENTRY_DELETED))) dentry_hash(d);
+}
+
 void dentry_drop(struct dentry *d) {
   spin_lock(&dcache_lock);
   bool was = (d->flags & DENTRY_HASHED) != 0;

@@ -143,6 +143,7 @@ static struct dentry *find_or_create(struct walk *w, u32 flags, u32 mode, bool *
       d = err_ptr(r);
     } else {
       *created = true;
+      dentry_hash_made(d);
     }
   }
   mutex_unlock(&dir->lock);
