@@ -28,6 +28,7 @@ static bool bytes_grow(struct bytes *b, size_t n) {
 }
 
 bool bytes_put(struct bytes *b, const void *src, size_t n) {
+  if (!n) return true;
   if (b->head + b->len + n > b->cap && !bytes_grow(b, n)) return false;
   memcpy(b->data + b->head + b->len, src, n);
   b->len += n;
@@ -188,6 +189,7 @@ static bool control_data(struct stream *s, const struct iovec *iov, unsigned n, 
 }
 
 static long control_fill(struct stream *s, const struct iovec *iov, unsigned n, size_t len) {
+  if (!control_out.len) return s->source_ready = false;
   size_t k = iov_write(iov, n, 0, control_out.data + control_out.head, min_size(control_out.len, len));
   bytes_take(&control_out, k);
   if (!control_out.len) s->source_ready = false;
@@ -259,6 +261,7 @@ static bool dgram_data(struct stream *s, const struct iovec *iov, unsigned n, si
 }
 
 static long dgram_fill(struct stream *s, const struct iovec *iov, unsigned n, size_t len) {
+  if (!dgram_out.len) return s->source_ready = false;
   size_t k = iov_write(iov, n, 0, dgram_out.data + dgram_out.head, min_size(dgram_out.len, len));
   bytes_take(&dgram_out, k);
   if (!dgram_out.len) s->source_ready = false;
