@@ -153,6 +153,7 @@ size_t iter_zero(struct iter *it, size_t n) {
   return n;
 }
 struct policy policy;
+int console_add_nodes(void) { return 0; }
 static u64 mock_fsize = ~0ull;
 static u64 mock_fsize_limit(void) { return mock_fsize; }
 static void mock_fsize_signal(void) {}
