@@ -64,7 +64,9 @@ static void boot_thread(void *unused) {
   smp_release();
   radix_set_allocator(radix_alloc, kfree);
   if (mm_init) mm_init();
-  attest_init();
+  attest_init(); // and the log level
+  printk(LOG_DEBUG, "boot: %u CPU, %lu MiB, TSC %lu kHz, %s", cpu_count, page_total_count() * PAGE_SIZE / MIB, tsc_hz / 1000,
+    cpu_info.model[0] ? cpu_info.model : cpu_info.vendor);
   if (drv_init) drv_init();
   if (file_init) file_init();
   if (proc_init) proc_init(); // before fs: /proc's super is proc's
@@ -83,7 +85,6 @@ __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw
   printk_set_sink(console_sink);
   panic_set_stop(stop);
   arch_early_init(td != 0);
-  log_level = LOG_DEBUG;
   random_init();
   __stack_chk_guard = random_u64() & ~0xfful; // a zero byte: string overflows stop at it
 
@@ -106,8 +107,5 @@ __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw
   smp_start(count);
   time_init(in_td ? NULL : kmap_phys(HPET_PHYS, PAGE_SIZE, PTE_W | PTE_NX | PTE_PCD));
   smp_finish(count);
-  printk(LOG_DEBUG, "boot: %u CPU, %lu MiB, TSC %lu kHz, %s, ready after %lu us", cpu_count, memory / MIB, tsc_hz / 1000,
-    cpu_info.model[0] ? cpu_info.model : cpu_info.vendor, time_ns() / NS_PER_US);
-
   task_init(boot_thread);
 }
