@@ -335,6 +335,7 @@ static void page_fault(struct regs *r, u64 addr, u64 error) {
   if (error & 8) panic("reserved bit in a page table, address %#lx", addr);
   int err = addr < USER_END && as ? aspace_fault(as, addr, access_of(error), &fi) : -EFAULT;
   if (mm_hooks.count_fault && !err) mm_hooks.count_fault(false);
+  fi.error = (u32)error; // aspace_fault does not know it
   if (err == -EFAULT) fault_signal(r, &fi);
   else if (err == -ENOMEM) mm_hooks.out_of_memory();
   // -ERESTARTSYS: a signal waits; the instruction is tried again after it.
