@@ -96,6 +96,7 @@ static int start(struct init_args *a) {
 
 static __noreturn void finish(int status) {
   int code = status & 0x7f ? 128 + (status & 0x7f) : (status >> 8) & 0xff;
+  printk(LOG_DEBUG, "process 1 ended: status %d after %lu ms", code, (unsigned long)(time_ns() / NS_PER_MS));
   fs_sync_all();
   console_drain();
   control_send_exit(code);
@@ -106,6 +107,7 @@ static __noreturn void finish(int status) {
 // Bring-up without a launcher: the program that the Makefile's EMBED= put into the image.
 extern const u8 embedded_program[], embedded_program_end[];
 static void embed_install(void) {
+  if (mount_add("/tmp", tmpfs_create(0, 01777), 0, "tmpfs")) panic("cannot mount /tmp");
   struct file *f = path_open(-100, "/init", 0102 | 0100 | 01000 /* O_RDWR | O_CREAT | O_TRUNC */, 0755);
   if (is_err(f)) panic("cannot make /init: %ld", ptr_err(f));
   size_t n = (size_t)(embedded_program_end - embedded_program);

@@ -277,6 +277,8 @@ void proc_init(void) {
   terminal_init();
   arch_hooks.user_return = signal_user_return;
   arch_hooks.syscall = syscall_dispatch;
+  signalfd_hooks.pending = signalfd_pending;
+  signalfd_hooks.take = signalfd_take;
   trap_init();
   proc_memory_init();
 }

@@ -346,7 +346,7 @@ static void restart_syscall(struct regs *r, int code, const struct sigaction_k *
 }
 
 static void log_death(const struct lwp *l, const struct regs *r, const struct ksiginfo *si) {
-  if (si->signo == SIGKILL || !(SIGSET_FAULT & SIGBIT(si->signo))) return;
+  if (si->code <= 0 || !(SIGSET_FAULT & SIGBIT(si->signo))) return; // sent by a program: its own affair
   printk(LOG_WARN, "%s (%d): killed by signal %d, code %d, address %#lx, rip %#lx, rsp %#lx, error %#x", l->process->comm, l->tid,
     si->signo, si->code, (unsigned long)si->addr, (unsigned long)r->rip, (unsigned long)r->rsp, l->trap_error);
 }

@@ -76,6 +76,9 @@ long sys_getcpu(u64 cpu, u64 node) {
   return node && copy_to_user(node, &zero, sizeof zero) ? -EFAULT : 0;
 }
 
+// Absent on purpose: glibc and tcmalloc do without, and each switch would have to look at the program's memory.
+long sys_rseq(void) { return -ENOSYS; }
+
 // --- scheduling
 enum { SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE = 5 };
 #define SCHED_RESET_ON_FORK 0x40000000
