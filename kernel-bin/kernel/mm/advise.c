@@ -74,7 +74,7 @@ static int advise_flags(struct aspace *as, uptr start, uptr end, u32 set, u32 cl
   bool hole = false;
   struct vma *v = NULL;
   rwsem_write_lock(&as->sem);
-  int err = vma_isolate(as, start, end, &v);
+  int err = isolate_locked(as, start, end, &v);
   uptr at = start;
   while (!err && v && v->start < end) {
     if (v->start > at) hole = true;

@@ -154,7 +154,7 @@ static int fault_object(struct fault *f) {
   } else if (must_tell && page_test(p, PG_WRITEBACK) && !page_test(p, PG_DIRTY)) {
     f->index = ~0ull; // its mark was taken since, and its write-protecting may be over: let it be marked again
     err = RETRY;
-  } else if (*slot && !must_tell) { // another thread was faster; it may even have made a private copy
+  } else if (*slot && !(f->write && (v->flags & VMA_SHARED))) { // another thread was faster; it may even have made a private copy
     err = RETRY;
   } else {
     u64 e = *slot;

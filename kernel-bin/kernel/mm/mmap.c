@@ -11,11 +11,16 @@ _Static_assert(PROT_READ == VMA_READ && PROT_WRITE == VMA_WRITE && PROT_EXEC == 
 
 static bool range_ok(uptr addr, u64 len) { return addr % PAGE_SIZE == 0 && len && user_range_ok(addr, len); }
 
+// A 2 MiB page never lies in two areas: it is split first, whatever happens to the areas then.
+int isolate_locked(struct aspace *as, uptr start, uptr end, struct vma **first) {
+  int err = pt_split_borders(as, start, end);
+  return err ? err : vma_isolate(as, start, end, first);
+}
+
 int unmap_locked(struct aspace *as, uptr start, uptr end, struct list *dead) {
   struct vma *v;
   if (vma_range_free(as, start, end)) return 0;
-  int err = vma_isolate(as, start, end, &v);
-  if (!err) err = pt_split_borders(as, start, end);
+  int err = isolate_locked(as, start, end, &v);
   if (err) return err;
   // Entries first, then the areas: as long as an entry of an object exists, memobj_unmap finds it.
   struct vma *before = vma_prev(v);
@@ -149,8 +154,7 @@ int mm_mprotect(struct aspace *as, uptr addr, u64 len, int prot) {
   else if ((prot & PROT_GROWSDOWN) && !(v->flags & VMA_GROWSDOWN)) err = -EINVAL;
   else if (prot & PROT_GROWSDOWN) start = v->start;
   else if (v->start > start) err = -ENOMEM;
-  if (!err) err = vma_isolate(as, start, end, &v);
-  if (!err) err = pt_split_borders(as, start, end);
+  if (!err) err = isolate_locked(as, start, end, &v);
   // Like Linux: areas before a hole, or before one that must not become writable, are changed.
   for (uptr at = start; !err && at < end;) {
     if (!v || v->start != at) {
@@ -239,8 +243,7 @@ static long remap_locked(struct aspace *as, uptr old, u64 old_len, u64 new_len, 
   }
   u64 grows = keep ? new_len : new_len - old_len;
   if (as->area_count + 3 >= VMA_COUNT_MAX || !limits_ok(as, grows, v->flags)) return -ENOMEM;
-  err = vma_isolate(as, old, old + old_len, &v);
-  if (!err) err = pt_split_borders(as, old, old + old_len);
+  err = isolate_locked(as, old, old + old_len, &v);
   if (!err) err = move_area(as, v, to, new_len, keep, dead);
   return err ? err : (long)to;
 }
