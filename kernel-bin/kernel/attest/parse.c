@@ -76,7 +76,7 @@ int parse_map(struct parser *p, const struct field *fields, unsigned n) {
 }
 
 int parse_array(struct parser *p, size_t *n) {
-  if (cbor_array(&p->c, n)) return parse_fail(p, "not an array");
+  if (cbor_array(&p->c, n)) return parse_fail(p, "not an array, or cut short");
   // Each item takes a byte at least: what is announced beyond that is refused before anything is allocated.
   return *n <= (size_t)(p->c.end - p->c.p) ? 0 : parse_fail(p, "array of %zu items is cut short", *n);
 }

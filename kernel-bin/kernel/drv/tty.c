@@ -403,11 +403,12 @@ static void termios_set(const struct termios2 *t) {
   bool was_canon = lflag(ICANON);
   tty.t = *t;
   if (was_canon != lflag(ICANON)) {
-    // What was typed can be read: as bytes from now on, or as the line it already was.
-    if (was_canon) {
-      for (u32 i = tty.line; i != tty.head; i++) bit_set(tty.ends, i % BUFFER_BYTES);
-      tty.line = tty.head;
+    // What was typed stays readable: as bytes from now on, or, bytes so far, as one line.
+    if (!was_canon) {
+      for (u32 i = tty.tail; i != tty.head; i++) bit_clear(tty.ends, i % BUFFER_BYTES);
+      if (tty.head != tty.tail) bit_set(tty.ends, (tty.head - 1) % BUFFER_BYTES);
     }
+    tty.line = tty.head;
     tty.literal = false;
   }
   if (!iflag(IXON)) tty.stopped = false;
