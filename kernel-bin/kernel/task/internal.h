@@ -7,6 +7,8 @@
 #define SLICE_NS (6 * NS_PER_MS)           // how long a thread runs while others wait
 #define WAKE_CREDIT_NS (3 * NS_PER_MS)     // what a sleeper may be ahead of the queue when it wakes
 #define WAKE_GRANULARITY_NS NS_PER_MS      // how far ahead it must be to take the CPU from the one that runs
+#define SHORT_BURST_NS (150 * NS_PER_US)   // who usually sleeps again this soon gives its CPU to the thread that it wakes
+#define HANDOFF_NS (250 * NS_PER_US)       // ... and when it did not, an idle CPU is called
 #define NEVER_NS (~0ull)
 
 // idle_state: what a waker must do after it set need_resched of an idle CPU.
@@ -34,6 +36,7 @@ struct runq {
   struct rb_root timers;
   struct timer *running;     // whose fn runs now
   u64 first_ns;              // deadline of the first timer; a hint for its own CPU
+  u64 handoff_ns;            // when an idle CPU shall take what waits here; NEVER_NS: nothing promised
 };
 extern struct runq *runqs[MAX_CPUS];
 

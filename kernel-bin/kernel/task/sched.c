@@ -98,27 +98,45 @@ static u32 load_of(u32 cpu) {
   return READ_ONCE(rq->nr_ready) + (READ_ONCE(rq->curr) != rq->idle);
 }
 
+// Where a thread that becomes ready shall run. Waking a halted CPU costs an IPI, two exits and the host's own scheduling,
+// so a waker that is about to sleep itself (it usually does, soon) keeps the thread on its own CPU: a pipe or a lock that
+// goes to and fro then need not leave it. A CPU that polls in its idle loop takes the thread over if the host lets it run;
+// otherwise, when the waker does not sleep after all, HANDOFF_NS later an idle CPU is called.
 static u32 choose_cpu(const struct thread *t) {
   u64 allowed = allowed_cpus(t), idle = __atomic_load_n(&idle_mask, __ATOMIC_RELAXED) & allowed;
-  u32 here = this_cpu()->id, last = t->cpu;
+  struct cpu *c = this_cpu();
+  u32 here = c->id, last = t->cpu;
   if (idle) {
     if (idle & BIT(here)) return here; // an interrupt of an idle CPU: no IPI needed
-    if (idle & BIT(last)) return last;
+    struct runq *rq = c->rq;
+    bool soon = !c->irq_depth && c->current != rq->idle && c->current->burst_ns < SHORT_BURST_NS;
+    if (soon && (allowed & BIT(here)) && !READ_ONCE(rq->nr_ready)) return here;
+    if ((idle & BIT(last)) && READ_ONCE(runqs[last]->idle_state) == IDLE_POLLING) return last;
     for (u64 m = idle; m; m &= m - 1) {
-      u32 c = (u32)__builtin_ctzll(m);
-      if (READ_ONCE(runqs[c]->idle_state) == IDLE_POLLING) return c;
+      u32 i = (u32)__builtin_ctzll(m);
+      if (READ_ONCE(runqs[i]->idle_state) == IDLE_POLLING) return i;
     }
-    return (u32)__builtin_ctzll(idle);
+    return idle & BIT(last) ? last : (u32)__builtin_ctzll(idle);
   }
   bool here_ok = allowed & BIT(here), last_ok = allowed & BIT(last);
   if (here_ok && last_ok) return load_of(here) < load_of(last) ? here : last;
   if (here_ok || last_ok) return here_ok ? here : last;
   u32 best = (u32)__builtin_ctzll(allowed);
   for (u64 m = allowed; m; m &= m - 1) {
-    u32 c = (u32)__builtin_ctzll(m);
-    if (load_of(c) < load_of(best)) best = c;
+    u32 i = (u32)__builtin_ctzll(m);
+    if (load_of(i) < load_of(best)) best = i;
   }
   return best;
+}
+
+// Claims an idle CPU and makes it look for work: it steals.
+static void call_idle_cpu(void) {
+  u64 idle = __atomic_load_n(&idle_mask, __ATOMIC_RELAXED) & ~BIT(this_cpu()->id);
+  if (!idle) return;
+  u32 i = (u32)__builtin_ctzll(idle);
+  __atomic_fetch_and(&idle_mask, ~BIT(i), __ATOMIC_RELAXED);
+  __atomic_store_n(&cpus[i]->need_resched, true, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&runqs[i]->idle_state, __ATOMIC_SEQ_CST) == IDLE_HALTED) ipi_resched(i);
 }
 
 // After t was queued on rq (locked): makes that CPU notice, with as little as it takes.
@@ -139,6 +157,7 @@ static void notify_cpu(struct runq *rq, struct thread *t) {
     WRITE_ONCE(c->need_resched, true);
     if (!here) ipi_resched(rq->cpu);
   } else if (here) {
+    if (rq->handoff_ns == NEVER_NS && __atomic_load_n(&idle_mask, __ATOMIC_RELAXED)) rq->handoff_ns = now + HANDOFF_NS;
     sched_arm_timer(rq);
   } else if (rq->nr_ready == 1) { // that CPU has not armed the end of a slice: it does so in schedule()
     WRITE_ONCE(c->need_resched, true);
@@ -248,7 +267,7 @@ static bool steal(struct runq *rq) {
 void sched_arm_timer(struct runq *rq) {
   u64 want = READ_ONCE(rq->first_ns);
   struct thread *c = rq->curr;
-  if (READ_ONCE(rq->nr_ready) && c != rq->idle) want = MIN(want, c->slice_start_ns + SLICE_NS);
+  if (READ_ONCE(rq->nr_ready) && c != rq->idle) want = MIN(want, MIN(rq->handoff_ns, c->slice_start_ns + SLICE_NS));
   if (want < rq->armed_ns) {
     rq->armed_ns = want;
     timer_arm(want ? want : 1);
@@ -257,7 +276,11 @@ void sched_arm_timer(struct runq *rq) {
 
 void sched_slice_check(struct runq *rq, u64 now) {
   struct thread *c = rq->curr;
-  if (c != rq->idle && READ_ONCE(rq->nr_ready) && now >= c->slice_start_ns + SLICE_NS) this_cpu()->need_resched = true;
+  bool waits = c != rq->idle && READ_ONCE(rq->nr_ready);
+  if (waits && now >= c->slice_start_ns + SLICE_NS) this_cpu()->need_resched = true;
+  if (now < rq->handoff_ns) return;
+  rq->handoff_ns = NEVER_NS;
+  if (waits) call_idle_cpu();
 }
 
 // The part of a switch that the next thread does on its own stack.
@@ -328,9 +351,11 @@ void schedule(void) {
     else rq->prev_migrates = true;
   } else {
     prev->switches_voluntary++;
+    prev->burst_ns = (prev->burst_ns * 3 + (now - prev->slice_start_ns)) / 4;
   }
   if (next) dequeue(rq, next);
   else next = rq->idle;
+  if (!rq->nr_ready) rq->handoff_ns = NEVER_NS;
   next->state = THREAD_RUNNING;
   next->exec_start_ns = next->slice_start_ns = now;
   rq->curr = next;
@@ -416,6 +441,7 @@ void sched_idle_loop(void) {
   struct cpu *c = this_cpu();
   struct runq *rq = c->rq;
   rq->poll_ns = POLL_MAX_NS / 4;
+  bool look_around = true; // false: what waits elsewhere may not run here, as the last try showed
   for (;;) {
     __atomic_store_n(&rq->idle_state, IDLE_POLLING, __ATOMIC_SEQ_CST);
     // From here on wakers may choose this CPU. One that looked before queued elsewhere: others_have_spare sees that.
@@ -424,7 +450,7 @@ void sched_idle_loop(void) {
     u64 start = time_ns(), now = start;
     bool work = false;
     do {
-      work = READ_ONCE(c->need_resched) || READ_ONCE(rq->nr_ready) || others_have_spare(rq);
+      work = READ_ONCE(c->need_resched) || READ_ONCE(rq->nr_ready) || (look_around && others_have_spare(rq));
       for (int i = 0; !work && i < 16; i++) cpu_relax();
     } while (!work && (now = time_ns()) - start < rq->poll_ns);
     irq_disable();
@@ -439,7 +465,7 @@ void sched_idle_loop(void) {
     // Polling pays when the wake-up comes soon; grow quickly, shrink when it would have been in vain.
     if (now - start < 2 * POLL_MAX_NS) rq->poll_ns = MIN(rq->poll_ns * 2, POLL_MAX_NS);
     else rq->poll_ns = MAX(rq->poll_ns / 2, POLL_MIN_NS);
-    if (!READ_ONCE(rq->nr_ready)) steal(rq);
+    if (!READ_ONCE(rq->nr_ready)) look_around = steal(rq) || !work || c->need_resched;
     if (READ_ONCE(rq->nr_ready) || c->need_resched) schedule();
   }
 }

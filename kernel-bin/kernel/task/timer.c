@@ -13,6 +13,7 @@ void timer_init_cpu(struct runq *rq) {
   spin_init(&rq->timer_lock, RANK_TIMER);
   rq->first_ns = NEVER_NS;
   rq->armed_ns = NEVER_NS;
+  rq->handoff_ns = NEVER_NS;
 }
 
 static void update_first(struct runq *rq) {
