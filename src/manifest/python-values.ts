@@ -38,6 +38,19 @@ export class PyFunction {
   ) {}
 }
 
+/** A generator: what it yields can be gone through once. */
+export class PyGenerator {
+  #items: readonly PyValue[];
+  constructor(items: readonly PyValue[]) {
+    this.#items = items;
+  }
+  take(): readonly PyValue[] {
+    const items = this.#items;
+    this.#items = [];
+    return items;
+  }
+}
+
 export type PyList = { readonly list: readonly PyValue[] };
 export type PyDict = { readonly dict: ReadonlyMap<string, PyValue> };
 export type PyValue =
@@ -49,6 +62,7 @@ export type PyValue =
   | PyPath
   | PyMapping
   | PyFunction
+  | PyGenerator
   | PyList
   | PyDict;
 

@@ -5,13 +5,14 @@
 // printing), so the tree is evaluated here with Python's values. Source: Jinja 3.1 template designer documentation;
 // recorded answers of the real tool in the corpus.
 
-import { createRequire } from 'node:module';
+import nunjucks from '@11ty/nunjucks/src/parser.js';
 import type { ManifestError } from './errors.js';
 import {
   isDict,
   isList,
   NONE,
   PyFunction,
+  PyGenerator,
   PyMapping,
   PyPath,
   PythonError,
@@ -49,8 +50,6 @@ interface Node {
   readonly ops?: readonly (Node & { readonly type: string; readonly expr: Node })[];
 }
 
-const { parse } = createRequire(import.meta.url)('@11ty/nunjucks/src/parser.js') as { parse(source: string): Node };
-
 export interface RenderOptions {
   /** Shown in messages. */
   readonly file: string;
@@ -63,7 +62,7 @@ export function renderTemplate(template: string, options: RenderOptions): string
   const lexed = lexTemplate(template, options.file);
   let root: Node;
   try {
-    root = parse(lexed.source);
+    root = nunjucks.parse(lexed.source) as Node;
   } catch (error) {
     throw parseProblem(error, lexed, options.file);
   }
@@ -102,6 +101,7 @@ const JINJA_GLOBALS = new Set(['range', 'dict', 'lipsum', 'cycler', 'joiner', 'n
 class Evaluator {
   #out: string[] = [];
   #size = 0;
+  #lines: readonly string[] | undefined;
 
   constructor(
     readonly lexed: LexedTemplate,
@@ -432,7 +432,8 @@ class Evaluator {
   }
 
   #lineToken(node: Node): string | undefined {
-    return this.lexed.source.split('\n')[node.lineno];
+    this.#lines ??= this.lexed.source.split('\n');
+    return this.#lines[node.lineno];
   }
 
   #call(node: Node, scope: Scope): PyValue {
@@ -503,6 +504,7 @@ function compare(operator: string, a: PyValue, b: PyValue): boolean {
 function iterate(value: PyValue): readonly PyValue[] {
   const v = requireDefined(value);
   if (isList(v)) return v.list;
+  if (v instanceof PyGenerator) return v.take();
   if (isDict(v)) return [...v.dict.keys()];
   if (typeof v === 'string') return [...v];
   throw new PythonError('this value cannot be gone through with "for"');

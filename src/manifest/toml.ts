@@ -5,7 +5,7 @@
 // kept here, because a plain JavaScript object loses them. Values know their line and column for messages.
 // Sources: TOML 1.0.0; the behaviour of tomli 2.0.1 and tomli_w 1.0.0 as recorded in the corpus.
 
-import { createRequire } from 'node:module';
+import ScannerClass from '@iarna/toml/lib/toml-parser.js';
 import { ManifestError } from './errors.js';
 
 /** Line and column from 1. */
@@ -94,42 +94,6 @@ class TomlProblem extends Error {
 }
 
 // --- scanning: @iarna/toml's state machine, with its storing states replaced
-
-interface ScannerState {
-  buf: string;
-  resultTable: unknown;
-  resultArr: unknown;
-}
-/** The part of @iarna/toml's parser class that is used here; its declarations do not cover it. */
-declare class Scanner {
-  ii: number;
-  line: number;
-  col: number;
-  char: number;
-  state: ScannerState;
-  _buf: string;
-  parse(text: string): void;
-  finish(): unknown;
-  next(state: unknown): void;
-  goto(state: unknown): unknown;
-  callNow(state: unknown, then: unknown): unknown;
-  return(value?: unknown): void;
-  returnNow(value?: unknown): unknown;
-  error(e: Error): Error;
-  parseTableNext: unknown;
-  parseListNext: unknown;
-  parseListEnd: unknown;
-  parseWhitespaceToEOL: unknown;
-  parseInlineListNext: unknown;
-  parseInlineTableNext: unknown;
-  parseTable(): unknown;
-  parseList(): unknown;
-  parseValue(): unknown;
-  parseAssign(): unknown;
-  parseInlineList(): unknown;
-  parseInlineTable(): unknown;
-}
-const ScannerClass = createRequire(import.meta.url)('@iarna/toml/lib/toml-parser.js') as typeof Scanner;
 
 const [TAB, SPACE, PERIOD, CLOSE_BRACKET] = [9, 32, 46, 93];
 
