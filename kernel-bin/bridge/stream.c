@@ -104,7 +104,7 @@ bool stream_open(struct stream *s, const struct stream_ops *ops, void *owner, co
 // The guest may be running low by what it knows: tell it what was forwarded since.
 void stream_forwarded(struct stream *s, size_t n) {
   s->fwd_cnt += (uint32_t)n;
-  if (s->state == STREAM_OPEN && s->fwd_cnt != s->fwd_told && STREAM_BUF - (s->rx_cnt - s->fwd_told) < STREAM_BUF / 2) pend(s, PEND_CREDIT);
+  if (s->state == STREAM_OPEN && s->fwd_cnt != s->fwd_told && s->rx_cnt - s->fwd_told > STREAM_BUF / 2) pend(s, PEND_CREDIT);
 }
 
 void streams_drop_all(void) {
@@ -144,11 +144,11 @@ static void packet(const struct vsock_hdr *h, const struct iovec *iov, unsigned 
     if (h->op != VSOCK_OP_RST) queue_rst(h->src_port, h->dst_port, true);
     return;
   }
+  if (h->op == VSOCK_OP_RST) return forget(s); // carries no credit
   if (h->fwd_cnt - s->guest_fwd > s->tx_cnt - s->guest_fwd) return stream_end(s); // more than we ever sent
   s->guest_buf = h->buf_alloc;
   s->guest_fwd = h->fwd_cnt;
   if (s->state == STREAM_REQUESTED) {
-    if (h->op == VSOCK_OP_RST) return forget(s); // refused
     if (h->op != VSOCK_OP_RESPONSE) return stream_end(s);
     s->state = STREAM_OPEN;
     enqueue(s); // the prefix
@@ -166,7 +166,6 @@ static void packet(const struct vsock_hdr *h, const struct iovec *iov, unsigned 
     s->guest_shut_recv |= (h->flags & VSOCK_SHUTDOWN_RCV) != 0;
     if (s->guest_shut_send || s->guest_shut_recv) s->ops->guest_fin(s, s->guest_shut_send && s->guest_shut_recv);
     return;
-  case VSOCK_OP_RST: return forget(s);
   case VSOCK_OP_CREDIT_UPDATE: return;
   case VSOCK_OP_CREDIT_REQUEST: return pend(s, PEND_CREDIT);
   default: return stream_end(s);

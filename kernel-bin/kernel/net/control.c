@@ -11,7 +11,6 @@
 #define DGRAM_QUEUE 262144u
 #define EXIT_WAIT_NS (3 * NS_PER_SEC)
 #define ERRNO_MAX 133u
-#define MSG_DONTWAIT_ 0x40u
 
 struct message { struct list link; u32 len, off; u8 data[]; };
 struct channel {
@@ -35,7 +34,7 @@ static struct channel dgram = { .lock = SPINLOCK_INIT(RANK_OBJECT), .out = LIST_
 static struct waitq exit_wait = WAITQ_INIT(exit_wait);
 static bool exit_seen;
 void (*control_on_signal)(int signo);
-void (*control_on_winsize)(u16 rows, u16 cols);
+void (*control_on_winsize)(u16 rows, u16 cols) = tty_set_winsize;
 
 // --- sending
 
@@ -227,7 +226,7 @@ static void channel_work(struct work *w) {
     u32 want = c->in_len < sizeof(*h) ? (u32)sizeof(*h) : h->length;
     struct iter it;
     iter_kernel(&it, c->in + c->in_len, want - c->in_len);
-    long r = stream_recv(st, &it, MSG_DONTWAIT_, 0);
+    long r = stream_recv(st, &it, MSG_DONTWAIT, 0);
     if (r == -EAGAIN) break;
     if (r <= 0) {
       bad = READ_ONCE(st->state) == ST_CONNECTING ? NULL : "closed";

@@ -9,11 +9,9 @@
 #include "net/inet.h"
 #include <linux/in.h>
 
-#define MSG_OOB_ 1u
 #define MSG_ERRQUEUE_ 0x2000u
 #define O_NONBLOCK_ 04000u
 #define IPPROTO_TCP_ 6
-#define SOCK_STREAM_ 1
 #define BACKLOG_MIN 1
 #define ID_BUCKETS 256u
 #define PAIR_BACKLOG 4096u // connections inside the guest may exceed the backlog: their memory is the connecting program's
@@ -178,9 +176,9 @@ static struct tsock *tsock_attach(struct socket *s) {
 }
 
 static int inet_create(struct socket *s, int protocol) {
-  if (s->type == 2 && (protocol == 0 || protocol == 17)) return inet_udp_create(s);
-  if (s->type == 2 || (s->type == SOCK_STREAM_ && protocol && protocol != IPPROTO_TCP_)) return -EPROTONOSUPPORT;
-  if (s->type != SOCK_STREAM_) return s->type == 3 /* SOCK_RAW */ ? -EPERM : -ESOCKTNOSUPPORT;
+  if (s->type == SOCK_DGRAM && (protocol == 0 || protocol == 17)) return inet_udp_create(s);
+  if (s->type == SOCK_DGRAM || (s->type == SOCK_STREAM && protocol && protocol != IPPROTO_TCP_)) return -EPROTONOSUPPORT;
+  if (s->type != SOCK_STREAM) return s->type == SOCK_RAW ? -EPERM : -ESOCKTNOSUPPORT;
   return tsock_attach(s) ? 0 : -ENOMEM;
 }
 
@@ -403,7 +401,7 @@ static struct stream *stream_of(struct tsock *t) {
 static long tcp_sendmsg(struct socket *s, struct msg *m, u32 flags) {
   struct tsock *t = tsock(s);
   struct stream *st = stream_of(t);
-  if (flags & MSG_OOB_) return -EOPNOTSUPP;
+  if (flags & MSG_OOB) return -EOPNOTSUPP;
   if (!st) {
     int err = socket_take_err(s);
     return err ? err : READ_ONCE(t->state) == T_CONNECTING ? -EAGAIN : -EPIPE;
@@ -415,7 +413,7 @@ static long tcp_recvmsg(struct socket *s, struct msg *m, u32 flags) {
   struct tsock *t = tsock(s);
   struct stream *st = stream_of(t);
   m->name_len = 0;
-  if (flags & MSG_OOB_) return -EINVAL;
+  if (flags & MSG_OOB) return -EINVAL;
   if (flags & MSG_ERRQUEUE_) return -EAGAIN;
   if (!st) {
     int err = socket_take_err(s);

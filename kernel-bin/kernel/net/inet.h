@@ -10,11 +10,6 @@
 #include "net/stream.h"
 #include <linux/eventpoll.h>
 
-#ifndef AF_INET // Linux's numbers; the UAPI headers lack them
-#define AF_INET 2
-#define AF_INET6 10
-#endif
-
 // --- addresses (inet_addr.c)
 int __must_check inet_addr_parse(const struct socket *s, const struct sockaddr_k *a, u32 len, struct wire_addr *out);
 void inet_addr_format(const struct socket *s, const struct wire_addr *a, struct sockaddr_k *out, u32 *len);

@@ -20,7 +20,7 @@ static u16 swap16(u16 v) { return (u16)(v << 8 | v >> 8); }
 int inet_addr_parse(const struct socket *s, const struct sockaddr_k *a, u32 len, struct wire_addr *out) {
   *out = (struct wire_addr){ 0 };
   if (len < 2) return -EINVAL;
-  if (a->family == AF_INET && (s->family == AF_INET || s->type == 2 /* SOCK_DGRAM */)) {
+  if (a->family == AF_INET && (s->family == AF_INET || s->type == SOCK_DGRAM)) {
     const struct sockaddr_in *in = (const void *)a;
     if (len < sizeof(*in)) return -EINVAL;
     out->family = 4;

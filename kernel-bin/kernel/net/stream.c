@@ -8,10 +8,6 @@
 #include "net/stream.h"
 #include <linux/eventpoll.h>
 
-#define MSG_PEEK_ 2u
-#define MSG_TRUNC_ 0x20u
-#define MSG_DONTWAIT_ 0x40u
-#define MSG_WAITALL_ 0x100u
 #define CHUNK_SMALL (512u - (u32)sizeof(struct chunk))
 #define CHUNK_MIDDLE (2048u - (u32)sizeof(struct chunk))
 #define CHUNK_BIG (4096u - (u32)sizeof(struct chunk))
@@ -278,7 +274,7 @@ long stream_send(struct stream *st, struct iter *it, u32 flags, u64 deadline_ns)
     if (r != -EAGAIN) break;
     if (!st->paired) vsock_kick();
     if (can_send(st)) continue;
-    if ((flags & MSG_DONTWAIT_) || !s) break;
+    if ((flags & MSG_DONTWAIT) || !s) break;
     mutex_unlock(&st->tx_mutex);
     r = wait_event_timeout(&s->wait, can_send(st), deadline_ns);
     mutex_lock(&st->tx_mutex);
@@ -297,7 +293,7 @@ static bool can_recv(struct stream *st) {
 // Copies what is there, from `skip` on when peeking. rx_mutex held. Bytes; -EFAULT.
 static long take(struct stream *st, struct iter *it, u32 flags, u64 skip, u64 want) {
   long total = 0;
-  bool peek = flags & MSG_PEEK_;
+  bool peek = flags & MSG_PEEK;
   u64 f = spin_lock_irqsave(&st->lock);
   struct chunk *c = st->first, *freed;
   while (c && want) {
@@ -323,7 +319,7 @@ static long take(struct stream *st, struct iter *it, u32 flags, u64 skip, u64 wa
       break;
     }
     spin_unlock_irqrestore(&st->lock, f);
-    u32 got = flags & MSG_TRUNC_ ? n : (u32)iter_to(it, c->data + at, n);
+    u32 got = flags & MSG_TRUNC ? n : (u32)iter_to(it, c->data + at, n);
     f = spin_lock_irqsave(&st->lock);
     total += got;
     want -= got;
@@ -357,25 +353,25 @@ static long take(struct stream *st, struct iter *it, u32 flags, u64 skip, u64 wa
 long stream_recv(struct stream *st, struct iter *it, u32 flags, u64 deadline_ns) {
   long total = 0, r = 0;
   u64 want = it->left;
-  bool trunc = flags & MSG_TRUNC_;
+  bool trunc = flags & MSG_TRUNC;
   if (!want) return 0;
   mutex_lock(&st->rx_mutex);
   while (want) {
-    r = take(st, it, flags, flags & MSG_PEEK_ ? (u64)total : 0, want);
+    r = take(st, it, flags, flags & MSG_PEEK ? (u64)total : 0, want);
     if (r > 0) {
       total += r;
       want -= (u64)r;
       if (trunc) it->left -= (u64)r;
-      if (!(flags & MSG_PEEK_)) {
+      if (!(flags & MSG_PEEK)) {
         if (st->paired) pair_consumed(st);
         else vsock_consumed(st);
       }
-      if (!(flags & MSG_WAITALL_)) break;
+      if (!(flags & MSG_WAITALL)) break;
       continue;
     }
     if (r < 0) break;
     struct socket *s = READ_ONCE(st->sock);
-    if (total && !(flags & MSG_WAITALL_)) break;
+    if (total && !(flags & MSG_WAITALL)) break;
     // Data first, then a pending error once, then the end.
     if (READ_ONCE(st->rx_bytes)) continue;
     if (!total && s) r = socket_take_err(s);
@@ -384,10 +380,10 @@ long stream_recv(struct stream *st, struct iter *it, u32 flags, u64 deadline_ns)
       break;
     }
     r = -EAGAIN;
-    if ((flags & MSG_DONTWAIT_) || !s) break;
+    if ((flags & MSG_DONTWAIT) || !s) break;
     mutex_unlock(&st->rx_mutex);
     // Peeking with MSG_WAITALL waits for more than is there.
-    u32 have = flags & MSG_PEEK_ ? (u32)total : 0;
+    u32 have = flags & MSG_PEEK ? (u32)total : 0;
     r = wait_event_timeout(&s->wait, have ? READ_ONCE(st->rx_bytes) > have || READ_ONCE(st->rx_eof) : can_recv(st), deadline_ns);
     mutex_lock(&st->rx_mutex);
     if (r) break;

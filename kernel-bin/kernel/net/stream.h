@@ -8,7 +8,7 @@
 // held together. Wake-ups happen under it, so an owner that took itself off (stream_close) is not touched afterwards.
 #ifndef NET_STREAM_H
 #define NET_STREAM_H
-#include "net/net.h"
+#include "net/scm.h"
 #include "drv/drv.h"
 #include "net/wire.h"
 

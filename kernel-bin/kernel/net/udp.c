@@ -8,10 +8,6 @@
 #include <linux/in.h>
 #include <linux/in6.h>
 
-#define MSG_PEEK_ 2u
-#define MSG_OOB_ 1u
-#define MSG_TRUNC_ 0x20u
-#define MSG_DONTWAIT_ 0x40u
 #define MSG_ERRQUEUE_ 0x2000u
 #define ID_BUCKETS 64u
 #define QUEUE_BYTES 212992u // of payload and overhead
@@ -238,21 +234,21 @@ static int put_pktinfo(struct socket *s, struct msg *m, const struct wire_addr *
 static long udp_recvmsg(struct socket *s, struct msg *m, u32 flags) {
   struct usock *u = usock(s);
   struct datagram *d;
-  bool peek = flags & MSG_PEEK_;
+  bool peek = flags & MSG_PEEK;
   u64 deadline = socket_deadline(s->rcvtimeo_ns);
-  if (flags & MSG_OOB_) return -EINVAL;
+  if (flags & MSG_OOB) return -EINVAL;
   if (flags & MSG_ERRQUEUE_) return -EAGAIN;
   while (!(d = take(u, peek))) {
     int err = socket_take_err(s);
     if (err) return err;
     if (READ_ONCE(u->shut_rd)) return 0;
-    if (flags & MSG_DONTWAIT_) return -EAGAIN;
+    if (flags & MSG_DONTWAIT) return -EAGAIN;
     err = wait_event_timeout(&s->wait, !list_empty(&u->queue) || READ_ONCE(s->err) || READ_ONCE(u->shut_rd), deadline);
     if (err) return err == -ETIMEDOUT ? -EAGAIN : err;
   }
   size_t want = (size_t)MIN((u64)d->len, m->it.left), got = iter_to(&m->it, d->data, want);
-  long r = got == want ? (long)(flags & MSG_TRUNC_ ? d->len : want) : -EFAULT;
-  if (want < d->len) m->flags_out |= MSG_TRUNC_;
+  long r = got == want ? (long)(flags & MSG_TRUNC ? d->len : want) : -EFAULT;
+  if (want < d->len) m->flags_out |= MSG_TRUNC;
   if (m->name) inet_addr_format(s, &d->from, m->name, &m->name_len);
   if (r >= 0 && inet_opt_pktinfo(&u->opts, s->family) && put_pktinfo(s, m, &d->to)) r = -EFAULT;
   if (peek) {
@@ -296,7 +292,7 @@ static long udp_sendmsg(struct socket *s, struct msg *m, u32 flags) {
   struct wire_addr to;
   int err = socket_take_err(s);
   if (err) return err;
-  if (flags & MSG_OOB_) return -EOPNOTSUPP;
+  if (flags & MSG_OOB) return -EOPNOTSUPP;
   if (READ_ONCE(u->shut_wr)) return -EPIPE;
   if (m->name && m->name_len) {
     err = inet_addr_parse(s, m->name, m->name_len, &to);

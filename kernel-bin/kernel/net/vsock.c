@@ -235,11 +235,11 @@ static void pend(struct stream *st, u8 what) {
   flush(st);
 }
 
-// The far end knows of rx_limit - (rx_cnt - fwd_told) free bytes. Below half of the limit it is told what was read, when
-// that is worth a packet; what we send anyway carries it for nothing.
+// The far end sees rx_cnt - fwd_told bytes of the limit taken. Above half of it it is told what was read, when that is
+// worth a packet; what we send anyway carries it for nothing.
 void vsock_consumed(struct stream *st) {
   u64 flags = spin_lock_irqsave(&st->lock);
-  bool tell = st->state == ST_OPEN && !st->rx_eof && st->rx_limit - (st->rx_cnt - st->fwd_told) < st->rx_limit / 2 &&
+  bool tell = st->state == ST_OPEN && !st->rx_eof && st->rx_cnt - st->fwd_told > st->rx_limit / 2 &&
               st->fwd_cnt - st->fwd_told >= st->rx_limit / 8;
   if (tell) st->pending |= PEND_CREDIT;
   spin_unlock_irqrestore(&st->lock, flags);
@@ -301,11 +301,12 @@ void vsock_embryo_done(void) { atomic_dec(&embryo_count); }
 
 // One packet for a known stream, under its lock.
 static void packet_locked(struct stream *st, const struct vsock_hdr *h, struct rx_source *src) {
+  if (h->op == VSOCK_OP_RST) // carries no credit
+    return die_locked(st, st->state == ST_CONNECTING ? ECONNREFUSED : st->rx_eof && st->tx_shut ? 0 : ECONNRESET, false);
   if (h->fwd_cnt - st->peer_fwd > st->tx_cnt - st->peer_fwd) return die_locked(st, ECONNRESET, true); // more than was sent
   st->peer_fwd = h->fwd_cnt;
   st->peer_buf = h->buf_alloc;
   if (st->state == ST_CONNECTING) {
-    if (h->op == VSOCK_OP_RST) return die_locked(st, ECONNREFUSED, false);
     if (h->op != VSOCK_OP_RESPONSE) return die_locked(st, ECONNRESET, true);
     st->state = ST_OPEN;
     return stream_wake_locked(st, EPOLLOUT);
@@ -332,8 +333,6 @@ static void packet_locked(struct stream *st, const struct vsock_hdr *h, struct r
     if (h->flags & VSOCK_SHUTDOWN_RCV) st->tx_dead = true;
     if (st->rx_eof && st->tx_dead) return die_locked(st, 0, true);
     return stream_wake_locked(st, EPOLLIN | EPOLLRDHUP | (st->tx_shut ? EPOLLHUP : 0u));
-  case VSOCK_OP_RST:
-    return die_locked(st, st->rx_eof && st->tx_shut ? 0 : ECONNRESET, false);
   case VSOCK_OP_CREDIT_UPDATE:
     return;
   case VSOCK_OP_CREDIT_REQUEST:

@@ -69,7 +69,7 @@ size_t copy_to_user_partial(uptr d, const void *s, size_t n) { ASSERT(!mock_spin
 int copy_from_user(void *d, uptr s, size_t n) { return copy_from_user_partial(d, s, n) ? -EFAULT : 0; }
 int copy_to_user(uptr d, const void *s, size_t n) { return copy_to_user_partial(d, s, n) ? -EFAULT : 0; }
 int clear_user(uptr d, size_t n) { ASSERT(!mock_spins); if (mock_bad(d)) return -EFAULT; memset((void *)d, 0, n); return 0; }
-void *kmalloc(size_t n, unsigned flags) { return malloc(n); }
+void *kmalloc(size_t n, unsigned flags) { return flags & ALLOC_ZERO ? calloc(1, n) : malloc(n); }
 void *kzalloc(size_t n) { return calloc(1, n); }
 void kfree(void *p) { free(p); }
 struct kmem_cache { size_t size; };
