@@ -4,14 +4,8 @@
 // everything that the answer depends on.
 
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
-
-/** The directory of our caches. */
-export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
-  const base = env.XDG_CACHE_HOME?.startsWith('/') ? env.XDG_CACHE_HOME : join(homedir(), '.cache');
-  return join(base, 'gramine-tdx');
-}
+import { cacheDirectory } from '../manifest/index.js';
 
 export class HostKnowledge {
   private readonly answers: Map<string, string>;

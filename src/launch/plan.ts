@@ -5,9 +5,8 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
-import { compilePolicy, ManifestError, type Policy, parseSize } from '../manifest/index.js';
+import { cacheFileFor, compilePolicy, FileCache, ManifestError, type Policy, parseSize } from '../manifest/index.js';
 import { fromErrno, LaunchError } from './errors.js';
-import { cacheFileFor, FileCache } from './file-cache.js';
 import { MIN_MEMORY_BYTES, type Publication, type Volume } from './options.js';
 import { buildZeroConfig } from './zero-config.js';
 

@@ -9,7 +9,13 @@ export type ManifestErrorCode =
   /** Two entries for one trusted file disagree. */
   | 'conflict'
   /** The template cannot be rendered. */
-  | 'template';
+  | 'template'
+  /** A file that the manifest names cannot be read, or changes while it is. */
+  | 'file'
+  /** No such program, or an interpreter or loader that it needs is missing. */
+  | 'program-missing'
+  /** Not a program that this project runs: not x86-64 ELF, no script. */
+  | 'wrong-architecture';
 
 /** A manifest that cannot be used; `problems` lists every offence, each with the path of its key. */
 export class ManifestError extends Error {

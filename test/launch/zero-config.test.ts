@@ -16,9 +16,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { FileCache } from '../../src/launch/file-cache.js';
 import { buildZeroConfig, type ZeroConfigRequest } from '../../src/launch/zero-config.js';
-import { compilePolicy } from '../../src/manifest/index.js';
+import { compilePolicy, FileCache } from '../../src/manifest/index.js';
 
 let work = '';
 beforeEach(() => {

@@ -7,7 +7,7 @@
 import { type BigIntStats, lstatSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join } from 'node:path';
 import type { ElfInfo } from './elf.js';
-import { LaunchError } from './errors.js';
+import { ManifestError } from './errors.js';
 import type { FileCache } from './file-cache.js';
 import { parseLdCache } from './ld-cache.js';
 
@@ -30,6 +30,8 @@ export interface HostFile {
   /** The regular file behind it, without links. */
   readonly host: string;
   readonly stat: BigIntStats;
+  /** Why the program needs it. */
+  readonly reason: string;
 }
 
 export interface ClosureOptions {
@@ -65,13 +67,13 @@ export class Closure {
   }
 
   /** Adds a file that need not exist; returns whether it does, as a regular file. */
-  addOptional(guest: string): HostFile | undefined {
+  addOptional(guest: string, reason: string): HostFile | undefined {
     const present = this.found.get(guest);
     if (present !== undefined) return present;
     try {
       const stat = statSync(guest, { bigint: true });
       if (!stat.isFile()) return undefined;
-      const file = { guest, host: realpathSync(guest), stat };
+      const file = { guest, host: realpathSync(guest), stat, reason };
       this.found.set(guest, file);
       return file;
     } catch {
@@ -79,39 +81,38 @@ export class Closure {
     }
   }
 
-  /** Adds a program, its interpreters and libraries; throws LaunchError for what this machine could not run. */
-  addProgram(guest: string, depth = 0): void {
-    const file = this.addOptional(guest);
-    if (file === undefined) throw new LaunchError('program-missing', `${guest}: no such file`);
+  /** Adds a program, its interpreters and libraries; throws ManifestError for what this machine could not run. */
+  addProgram(guest: string, reason = 'the program', depth = 0): void {
+    const file = this.addOptional(guest, reason);
+    if (file === undefined) throw new ManifestError('program-missing', [`${guest}: no such file`]);
     const kind = this.options.cache.program(file.host, file.stat);
     switch (kind.kind) {
       case 'elf':
         this.addElfProgram(guest, kind);
         return;
       case 'script':
-        if (depth >= MAX_SCRIPT_DEPTH) throw new LaunchError('program-missing', `${guest}: too many levels of "#!"`);
+        if (depth >= MAX_SCRIPT_DEPTH)
+          throw new ManifestError('program-missing', [`${guest}: too many levels of "#!"`]);
         this.interpreters.push(kind.interpreter);
         this.addInterpreter(guest, kind.interpreter, depth);
         if (basename(kind.interpreter) === 'env') this.addEnvTarget(guest, kind.argument ?? '', depth);
         return;
       case 'foreign-elf':
-        throw new LaunchError(
-          'wrong-architecture',
+        throw new ManifestError('wrong-architecture', [
           `${guest} is built for ${kind.machine}; the virtual machine runs 64-bit x86 (x86-64) programs only`,
-        );
+        ]);
       case 'other':
-        throw new LaunchError(
-          'wrong-architecture',
+        throw new ManifestError('wrong-architecture', [
           `${guest} is neither an ELF program nor a script that starts with "#!"`,
-        );
+        ]);
     }
   }
 
   /** Adds a library by the name that dlopen would get; returns whether there is one. */
-  addLibrary(name: string): boolean {
+  addLibrary(name: string, reason: string): boolean {
     const path = this.search(name, [], GLIBC_DEFAULT_DIRS, true);
     if (path === undefined) return false;
-    this.addObject(path, [], GLIBC_DEFAULT_DIRS);
+    this.addObject(path, reason, [], GLIBC_DEFAULT_DIRS);
     return true;
   }
 
@@ -122,10 +123,10 @@ export class Closure {
   }
 
   private addInterpreter(script: string, interpreter: string, depth: number): void {
-    if (this.addOptional(interpreter) === undefined) {
-      throw new LaunchError('program-missing', `${script}: its interpreter ${interpreter} does not exist`);
+    if (this.addOptional(interpreter, `interpreter of ${script}`) === undefined) {
+      throw new ManifestError('program-missing', [`${script}: its interpreter ${interpreter} does not exist`]);
     }
-    this.addProgram(interpreter, depth + 1);
+    this.addProgram(interpreter, `interpreter of ${script}`, depth + 1);
   }
 
   private addEnvTarget(script: string, argument: string, depth: number): void {
@@ -133,24 +134,30 @@ export class Closure {
     const name = argument.split(/\s+/).find((word) => word !== '' && !word.startsWith('-') && !word.includes('='));
     if (name === undefined) return;
     const found = findOnPath(name, this.options.path);
-    if (found === undefined) throw new LaunchError('program-missing', `${script}: env finds no ${name} on PATH`);
+    if (found === undefined) throw new ManifestError('program-missing', [`${script}: env finds no ${name} on PATH`]);
     this.interpreters.push(found);
-    this.addProgram(found, depth + 1);
+    this.addProgram(found, `found by env for ${script}`, depth + 1);
   }
 
   private addElfProgram(path: string, elf: ElfInfo): void {
     if (elf.interpreter === undefined) return;
     const musl = basename(elf.interpreter).startsWith('ld-musl');
-    if (this.addOptional(elf.interpreter) === undefined) {
-      throw new LaunchError('program-missing', `${path}: its dynamic loader ${elf.interpreter} does not exist`);
+    if (this.addOptional(elf.interpreter, `dynamic loader of ${path}`) === undefined) {
+      throw new ManifestError('program-missing', [`${path}: its dynamic loader ${elf.interpreter} does not exist`]);
     }
-    if (!musl) this.addOptional(LD_CACHE);
+    if (!musl) this.addOptional(LD_CACHE, 'where the dynamic loader finds libraries');
     this.addNeeded(path, elf, [], musl ? this.muslDefaultDirs(elf.interpreter) : GLIBC_DEFAULT_DIRS, !musl);
   }
 
-  private addObject(path: string, rpaths: readonly string[], defaults: readonly string[], useCache = true): void {
+  private addObject(
+    path: string,
+    reason: string,
+    rpaths: readonly string[],
+    defaults: readonly string[],
+    useCache = true,
+  ): void {
     if (this.found.has(path)) return;
-    const file = this.addOptional(path);
+    const file = this.addOptional(path, reason);
     if (file === undefined) return;
     const kind = this.options.cache.program(file.host, file.stat);
     if (kind.kind === 'elf') this.addNeeded(path, kind, rpaths, defaults, useCache);
@@ -169,7 +176,7 @@ export class Closure {
     const before = [...rpaths, ...(this.options.libraryPath ?? []), ...expand(elf.runpath)];
     for (const name of elf.needed) {
       const found = this.search(name, before, defaults, useCache);
-      if (found !== undefined) this.addObject(found, rpaths, defaults, useCache);
+      if (found !== undefined) this.addObject(found, `library of ${path}`, rpaths, defaults, useCache);
       else if (!isLoaderItself(name)) this.missing.add(name);
     }
   }
@@ -187,7 +194,7 @@ export class Closure {
     if (useCache) {
       // Several entries are builds for better CPUs (glibc-hwcaps): which one the guest picks depends on its CPU.
       const cached = (this.ldCache.get(name) ?? []).filter(isFile);
-      for (const path of cached.slice(1)) this.addOptional(path);
+      for (const path of cached.slice(1)) this.addOptional(path, `${name} for other CPUs`);
       if (cached[0] !== undefined) return cached[0];
     }
     return inDirs(defaults);
@@ -201,7 +208,7 @@ export class Closure {
       this.muslDirs = readFileSync(file, 'utf8')
         .split(/[:\n]/)
         .filter((dir) => dir !== '');
-      this.addOptional(file);
+      this.addOptional(file, 'where the dynamic loader finds libraries');
     } catch {
       // Without the file musl searches its built-in directories.
     }

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
-import { readProgram } from '../../src/launch/elf.js';
-import { parseLdCache } from '../../src/launch/ld-cache.js';
+import { readProgram } from '../../src/manifest/elf.js';
+import { parseLdCache } from '../../src/manifest/ld-cache.js';
 
 const directory = mkdtempSync(join(tmpdir(), 'gt-elf-'));
 afterAll(() => rmSync(directory, { recursive: true }));

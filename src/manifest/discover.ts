@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a program needs of this machine, found without running it: its ELF closure (closure.ts), the files that its
+// libraries open by name, the library folders of interpreters, and files named among its arguments. What a program opens
+// later by a name that it computed cannot be known here.
+
+import { type BigIntStats, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { Closure, findOnPath, type HostFile } from './closure.js';
+import { ManifestError } from './errors.js';
+import type { FileCache } from './file-cache.js';
+
+/** PATH of a program that was given none. */
+export const GUEST_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/** Read by libc and by nearly every server; each is exported only where the host has it. */
+const ETC_FILES = [
+  '/etc/nsswitch.conf',
+  '/etc/passwd',
+  '/etc/group',
+  '/etc/hosts',
+  '/etc/host.conf',
+  '/etc/gai.conf',
+  '/etc/resolv.conf',
+  '/etc/services',
+  '/etc/protocols',
+  '/etc/localtime',
+];
+
+/** Opened at run time by libraries, so no ELF header names it. */
+const BESIDE_LIBRARY: Readonly<
+  Record<string, { readonly files?: readonly string[]; readonly libraries?: readonly string[] }>
+> = {
+  // pthread_exit and backtrace unwind with it
+  'libc.so.6': { libraries: ['libgcc_s.so.1'] },
+  'libcrypto.so.3': { files: ['/etc/ssl/openssl.cnf', '/usr/lib/ssl/openssl.cnf'] },
+  'libtinfo.so.6': { files: [`/lib/terminfo/${process.env.TERM?.[0] ?? 'd'}/${process.env.TERM ?? 'dumb'}`] },
+};
+
+export interface DiscoveryRequest {
+  /** Absolute path, as findProgram gives it. */
+  readonly entrypoint: string;
+  readonly args: readonly string[];
+  /** The environment of the program: PATH and LD_LIBRARY_PATH count. */
+  readonly env: ReadonlyMap<string, string>;
+  readonly cache: FileCache;
+}
+
+/** A folder that the program needs whole. */
+export interface NeededFolder {
+  readonly path: string;
+  readonly reason: string;
+}
+
+export interface Discovery {
+  readonly folders: readonly NeededFolder[];
+  /** What lies in the folders. */
+  readonly folderFiles: readonly { readonly path: string; readonly stat: BigIntStats }[];
+  readonly folderLinks: readonly { readonly path: string; readonly target: string }[];
+  /** Single files outside of the folders. */
+  readonly files: readonly HostFile[];
+  /** Libraries that something needs and this machine does not have. */
+  readonly missing: readonly string[];
+  /** The arguments that name files. */
+  readonly argumentFiles: readonly string[];
+  /** Whether one of those is a relative path: the program must then start in the same folder. */
+  readonly relativeArguments: boolean;
+}
+
+/** Where the program is: as the shell would find it, as an absolute path. Error: ManifestError `program-missing`. */
+export function findProgram(app: string): string {
+  const found = app.includes('/') ? resolve(app) : findOnPath(app, (process.env.PATH ?? GUEST_PATH).split(':'));
+  const missing = (why: string) => new ManifestError('program-missing', [`${app}: ${why}`]);
+  const next = 'Check the name, or give a path.';
+  if (found === undefined) throw missing(`no such program on PATH. ${next}`);
+  let stat: ReturnType<typeof statSync>;
+  try {
+    stat = statSync(found);
+  } catch (error) {
+    throw new ManifestError('program-missing', [`${app}: no such program. ${next}`], { cause: error });
+  }
+  if (!stat?.isFile()) throw missing(`not a regular file. ${next}`);
+  if ((stat.mode & 0o111) === 0) throw missing('not executable (chmod +x it)');
+  return found;
+}
+
+/** Errors: ManifestError `program-missing`, `wrong-architecture`. */
+export function discover(request: DiscoveryRequest): Discovery {
+  const split = (name: string) => (request.env.get(name) ?? '').split(':').filter((dir) => dir !== '');
+  const closure = new Closure({
+    cache: request.cache,
+    path: split('PATH'),
+    libraryPath: split('LD_LIBRARY_PATH'),
+  });
+  closure.addProgram(request.entrypoint);
+  const trees = new Trees(closure);
+  for (const interpreter of new Set([request.entrypoint, ...closure.interpreters]))
+    trees.addInterpreterLibrary(interpreter);
+  addRunTimeFiles(closure);
+  const named = addArgumentFiles(closure, request.args);
+  return {
+    folders: trees.folders,
+    folderFiles: trees.files,
+    folderLinks: trees.links,
+    files: [...closure.files].filter(({ guest }) => !trees.covers(guest)),
+    missing: [...closure.missing],
+    argumentFiles: named.names,
+    relativeArguments: named.relative,
+  };
+}
+
+function addRunTimeFiles(closure: Closure): void {
+  const names = new Set([...closure.files].map((file) => basename(file.guest)));
+  for (const file of ETC_FILES) closure.addOptional(file, 'read by libc');
+  for (const [library, beside] of Object.entries(BESIDE_LIBRARY)) {
+    if (!names.has(library)) continue;
+    for (const name of beside.libraries ?? []) closure.addLibrary(name, `loaded by ${library} at run time`);
+    for (const file of beside.files ?? []) closure.addOptional(file, `read by ${library}`);
+  }
+  if (names.has('libc.so.6'))
+    for (const name of nssLibraries()) closure.addLibrary(name, 'named in /etc/nsswitch.conf');
+}
+
+/** The modules that nsswitch.conf names: glibc opens libnss_NAME.so.2 for each; most are inside libc by now. */
+function nssLibraries(): string[] {
+  let text = '';
+  try {
+    text = readFileSync('/etc/nsswitch.conf', 'utf8');
+  } catch {
+    return [];
+  }
+  const modules = new Set<string>();
+  for (const line of text.split('\n')) {
+    const [database, services] = (line.split('#', 1)[0] ?? '').split(':');
+    if (!['passwd', 'group', 'hosts', 'services', 'protocols', 'networks'].includes(database?.trim() ?? '')) continue;
+    for (const word of (services ?? '').replaceAll(/\[[^\]]*\]/g, ' ').split(/\s+/)) if (word !== '') modules.add(word);
+  }
+  return [...modules].map((name) => `libnss_${name}.so.2`);
+}
+
+/** A file that the user named as an argument is meant for the program: a script, a configuration. */
+function addArgumentFiles(closure: Closure, args: readonly string[]): { names: string[]; relative: boolean } {
+  const names: string[] = [];
+  let relative = false;
+  for (const arg of args) {
+    if (arg === '' || arg.startsWith('-') || arg.includes('\0')) continue;
+    const file = closure.addOptional(resolve(arg), 'an argument of the program');
+    if (file === undefined) continue;
+    names.push(arg);
+    if (!arg.startsWith('/')) relative = true;
+  }
+  return { names, relative };
+}
+
+/** Directories that are exported whole: the libraries of known interpreters. */
+class Trees {
+  readonly folders: NeededFolder[] = [];
+  readonly files: { readonly path: string; readonly stat: BigIntStats }[] = [];
+  readonly links: { readonly path: string; readonly target: string }[] = [];
+
+  constructor(private readonly closure: Closure) {}
+
+  covers(path: string): boolean {
+    return this.folders.some((folder) => path.startsWith(`${folder.path}/`));
+  }
+
+  addInterpreterLibrary(interpreter: string): void {
+    const directories = libraryDirectories(realpathSync(interpreter));
+    if (directories === undefined) return;
+    for (const directory of directories) this.addFolder(directory, `library of ${basename(interpreter)}`);
+    // What scripts take for granted: a shell for system(), and the C.UTF-8 locale.
+    for (const optional of ['/bin/sh'])
+      if (this.closure.addOptional(optional, 'for system()')) this.closure.addProgram(optional);
+    this.addFolder('/usr/lib/locale/C.utf8', 'the locale C.UTF-8');
+  }
+
+  addFolder(directory: string, reason: string): void {
+    try {
+      // A directory behind a link would have another host path than guest path.
+      if (!lstatSync(directory).isDirectory() || realpathSync(directory) !== directory) return;
+    } catch {
+      return;
+    }
+    if (this.covers(directory)) return;
+    this.folders.push({ path: directory, reason });
+    this.walk(directory);
+  }
+
+  private walk(directory: string): void {
+    for (const entry of readdirSync(directory, { withFileTypes: true })) {
+      const path = join(directory, entry.name);
+      if (entry.isDirectory()) {
+        this.walk(path);
+      } else if (entry.isSymbolicLink()) {
+        this.links.push({ path, target: readlinkSync(path) });
+        const target = resolve(dirname(path), readlinkSync(path));
+        if (!this.covers(target)) this.closure.addOptional(target, `behind the link ${path}`);
+      } else if (entry.isFile()) {
+        const stat = statSync(path, { bigint: true });
+        this.files.push({ path, stat });
+        if (/\.so(\.|$)/.test(entry.name)) this.closure.addNeededOf(path, stat);
+      }
+    }
+  }
+}
+
+/** The directories of an interpreter's own library; undefined for a program that is no known interpreter. */
+function libraryDirectories(program: string): string[] | undefined {
+  const prefix = dirname(dirname(program));
+  const name = basename(program);
+  const python = /^python(3\.[0-9]+)$/.exec(name)?.[1];
+  if (python !== undefined) {
+    return [`${prefix}/lib/python${python}`, `${prefix}/lib/python3`, `/usr/local/lib/python${python}`];
+  }
+  if (/^perl(5[0-9.]*)?$/.test(name)) {
+    return [
+      '/etc/perl',
+      '/usr/share/perl',
+      '/usr/share/perl5',
+      '/usr/lib/x86_64-linux-gnu/perl',
+      '/usr/lib/x86_64-linux-gnu/perl-base',
+      '/usr/lib/x86_64-linux-gnu/perl5',
+    ];
+  }
+  if (/^ruby[0-9.]*$/.test(name)) return [`${prefix}/lib/ruby`, '/usr/lib/x86_64-linux-gnu/ruby', '/var/lib/gems'];
+  if (/^(bash|dash|sh|node|nodejs|php[0-9.]*|lua[0-9.]*|tclsh[0-9.]*)$/.test(name)) return [];
+  return undefined;
+}
