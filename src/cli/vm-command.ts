@@ -43,8 +43,9 @@ export async function runVmCommand(name: string, argv: readonly string[]): Promi
   } catch (error) {
     process.exitCode = report(name, error);
   }
-  // A terminal or a pipe on stdin would keep the process alive. Every byte of output is out: Node writes to files,
-  // terminals and pipes synchronously on Linux.
+  // A terminal or a pipe on stdin would keep the process alive, so it must be told to end; but not before a slow reader
+  // has taken what it is owed.
+  await Promise.all([process.stdout, process.stderr].map((stream) => new Promise((done) => stream.write('', done))));
   process.exit();
 }
 

@@ -61,7 +61,9 @@ export class Terminal {
   }
 
   private copyOut(from: Duplex, to: NodeJS.WriteStream): void {
-    this.ended.push(new Promise((resolve) => from.once('close', resolve)));
+    // Writing to a pipe is asynchronous: the callback of an empty write comes after everything before it.
+    const flushed = () => new Promise((resolve) => to.write('', resolve));
+    this.ended.push(new Promise((resolve) => from.once('close', resolve)).then(flushed));
     from.on('error', () => {});
     let closed = false;
     to.on('error', (error: NodeJS.ErrnoException) => {

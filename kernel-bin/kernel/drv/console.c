@@ -325,13 +325,13 @@ static void control_message_locked(const struct control_msg *m, const u8 *extra,
     control_send_locked(m->id, EV_PORT_OPEN, 1);
     // A port whose host side closed before now is never reported as open. The host answers in order, so a second answer
     // for port 0 that comes before an open of stdin means that it is closed.
-    if (m->id == CONSOLE_IN) control_send_locked(CONSOLE_OUT, EV_PORT_READY, 1);
+    if (m->id == CONSOLE_IN) control_send_locked(0, EV_PORT_READY, 1);
     port_state(p, true, -1);
     break;
   case EV_DEVICE_REMOVE: port_state(p, false, 0); break;
   case EV_PORT_OPEN: port_state(p, false, m->value == 1); break;
   case EV_CONSOLE_PORT:
-    if (m->id == CONSOLE_OUT && ++control.port0_answers == 2 && !ports[CONSOLE_IN].host_open) port_state(&ports[CONSOLE_IN], false, 0);
+    if (m->id == 0 && ++control.port0_answers == 2 && !ports[CONSOLE_IN].host_open) port_state(&ports[CONSOLE_IN], false, 0);
     break;
   case EV_RESIZE:
     if (extra_len >= 4 && on_resize) {
@@ -374,7 +374,7 @@ static void console_broken(struct virtio_dev *d) {
 
 static int port_setup(struct virtio_dev *d, u32 id) {
   struct port *p = &ports[id];
-  u16 rx = (u16)(id == 0 ? 0 : 2 * id + 2);
+  u16 rx = (u16)(2 * id + 2); // virtio 1.2, 5.3.2: port 0 has queues 0 and 1, the control queues come next
   bool takes_input = id != CONSOLE_ERR;
   if (takes_input) {
     if (shared_alloc(&p->rx_mem, SLOTS * SLOT_BYTES)) return -ENOMEM;
@@ -411,25 +411,22 @@ static void start_input(struct port *p) {
 
 static int console_probe(struct virtio_dev *d) {
   if (device) return -EBUSY; // one is enough
-  bool multiport = (d->features & F_MULTIPORT) != 0;
-  int err = 0;
-  for (u32 id = 0; !err && id < (multiport ? CONSOLE_PORTS : 1u); id++) err = port_setup(d, id);
-  if (!err && multiport) err = control_setup(d);
+  int err = d->features & F_MULTIPORT ? 0 : -ENODEV;
+  // Port 0 can only be a console, and QEMU drops what a console's reader is too slow for: it carries nothing.
+  for (u32 id = CONSOLE_ERR; !err && id < CONSOLE_PORTS; id++) err = port_setup(d, id);
+  if (!err) err = control_setup(d);
   if (!err && !ports[CONSOLE_OUT].tx) err = -EIO;
   if (!err) err = virtio_start(d);
   if (err) return err;
   d->on_broken = console_broken;
   device = d;
   for (int i = 0; i < CONSOLE_PORTS; i++) start_input(&ports[i]);
-  ports[CONSOLE_OUT].added = true; // port 0 is always there
-  if (multiport) {
-    u64 flags = spin_lock_irqsave(&control.lock);
-    for (u32 i = 0; i < CONTROL_SLOTS; i++) control_post_locked(i);
-    control_send_locked(0, EV_DEVICE_READY, 1);
-    spin_unlock_irqrestore(&control.lock, flags);
-    virtq_kick(control.rx);
-    virtq_kick(control.tx);
-  }
+  u64 flags = spin_lock_irqsave(&control.lock);
+  for (u32 i = 0; i < CONTROL_SLOTS; i++) control_post_locked(i);
+  control_send_locked(0, EV_DEVICE_READY, 1);
+  spin_unlock_irqrestore(&control.lock, flags);
+  virtq_kick(control.rx);
+  virtq_kick(control.tx);
   return 0;
 }
 

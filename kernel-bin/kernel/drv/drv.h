@@ -11,7 +11,7 @@
 // --- virtqueues (virtio 1.2, split rings, EVENT_IDX, MSI-X vector per queue)
 struct virtq;
 struct pci_dev;
-#define VIRTIO_MAX_QUEUES 8 // a driver here uses queues 0..7 at most
+#define VIRTIO_MAX_QUEUES 10 // a driver here uses queues 0..9 at most
 struct virtio_dev {
   struct host_mmio common, notify, config; // config.len_bytes 0: the device has no configuration space
   u32 notify_mult, device_id, slot;
@@ -52,7 +52,7 @@ void virtio_register_driver(const struct virtio_driver *drv); // before drv_init
 int __must_check virtio_start(struct virtio_dev *d);           // DRIVER_OK, after the queues exist
 
 // --- console (drv/console.c): virtio-serial ports, docs/devices.md. Without the device output goes to COM1.
-enum { CONSOLE_OUT = 0, CONSOLE_ERR = 1, CONSOLE_IN = 2, CONSOLE_PORTS = 3 }; // CONSOLE_OUT carries the terminal's input too
+enum { CONSOLE_ERR = 1, CONSOLE_IN = 2, CONSOLE_OUT = 3, CONSOLE_PORTS = 4 }; // CONSOLE_OUT carries the terminal's input too
 void console_write(int port, const void *data, size_t n);      // all of it: sleeps while the device is slow
 // Takes what fits into the port's buffer; sleeps for space (interruptibly) unless nonblock. Bytes taken, -EAGAIN, -EIO
 // (the device lied), -ERESTARTSYS.
