@@ -16,6 +16,7 @@ __weak void drv_init(void);
 __weak void file_init(void);
 __weak void fs_init(void);
 __weak void net_init(void);
+__weak void control_send_last_words(const char *text);
 __weak void proc_init(void);
 __weak void sys_init(void);
 __weak void proc_start_init(void);

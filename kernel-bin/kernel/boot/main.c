@@ -34,6 +34,7 @@ static __noreturn void stop(const char *text) {
   irq_disable();
   arch_stop_others();
   backtrace(__builtin_frame_address(0));
+  if (control_send_last_words) control_send_last_words(text);
   host_fatal(text);
 }
 
@@ -106,6 +107,7 @@ __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw
   apic_init(apic_is_x2() ? NULL : kmap_phys(XAPIC_PHYS, PAGE_SIZE, PTE_W | PTE_NX | PTE_PCD));
   smp_start(count);
   time_init(in_td ? NULL : kmap_phys(HPET_PHYS, PAGE_SIZE, PTE_W | PTE_NX | PTE_PCD));
+  printk_set_clock(time_ns);
   smp_finish(count);
   task_init(boot_thread);
 }

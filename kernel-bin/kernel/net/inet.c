@@ -179,6 +179,7 @@ static int inet_create(struct socket *s, int protocol) {
   if (s->type == SOCK_DGRAM && (protocol == 0 || protocol == 17)) return inet_udp_create(s);
   if (s->type == SOCK_DGRAM || (s->type == SOCK_STREAM && protocol && protocol != IPPROTO_TCP_)) return -EPROTONOSUPPORT;
   if (s->type != SOCK_STREAM) return s->type == SOCK_RAW ? -EPERM : -ESOCKTNOSUPPORT;
+  s->protocol = IPPROTO_TCP_; // SO_PROTOCOL shows it
   return tsock_attach(s) ? 0 : -ENOMEM;
 }
 

@@ -63,6 +63,7 @@ int inet_udp_create(struct socket *s) {
   list_init(&u->queue);
   inet_opts_init(&u->opts);
   u->s = s;
+  s->protocol = 17; // IPPROTO_UDP
   u->local.family = u->peer.family = inet_family(s);
   u64 flags = spin_lock_irqsave(&ids_lock);
   do u->id = next_id++;
