@@ -8,6 +8,7 @@
 
 #define KEEP_PAGES 4096u // of a file that is hashed whole, kept for the page cache: 16 MiB
 #define PASS_PAGES 64u   // read at once then
+#define SMALL_BYTES (64 * KIB) // files up to here are checked whole at open: a wrong one is EACCES there, not EIO later
 
 // --- handles
 
@@ -79,8 +80,8 @@ static int verify_whole(struct hnode *h) {
     while (have < step && (now[have] = page_alloc(0, ALLOC_USER)) != NULL) have++;
     long n = have ? virtiofs_read(h->nodeid, fh, off, now, have, have * (u32)PAGE_SIZE) : -ENOMEM;
     err = n < 0 ? (int)n : 0;
-    more = n > 0;
-    // A short answer is not yet the end: the next one, empty, is.
+    // Without a size from the policy a short answer is not yet the end: the next one, empty, is.
+    more = n > 0 && !(h->trusted->has_meta && off + (u64)n >= h->trusted->size);
     bool whole = n > 0 && n % (long)PAGE_SIZE == 0;
     for (long left = n, k = 0; left > 0 && !err; left -= (long)PAGE_SIZE, k++)
       err = verify_build_add(&b, page_bytes(now[k]), (size_t)MIN(left, (long)PAGE_SIZE));
@@ -124,7 +125,8 @@ int hostfs_verify(struct hnode *h) {
   if (state == VERIFY_NEW) h->vstate = VERIFY_BUSY;
   spin_unlock(&h->lock);
   if (state != VERIFY_NEW) return state == VERIFY_READY ? 0 : -EACCES;
-  int err = verify_from_hint(&h->verify, h->trusted) ? 0 : verify_whole(h);
+  bool small = h->trusted->has_meta && h->trusted->size && h->trusted->size <= SMALL_BYTES;
+  int err = !small && verify_from_hint(&h->verify, h->trusted) ? 0 : verify_whole(h);
   // Only a wrong hash is for ever; no memory, a signal or an error of the host may pass.
   spin_lock(&h->lock);
   h->vstate = !err ? VERIFY_READY : err == -EACCES ? VERIFY_BAD : VERIFY_NEW;
