@@ -100,6 +100,7 @@ enum log_level { LOG_NONE, LOG_ERROR, LOG_WARN, LOG_DEBUG, LOG_TRACE, LOG_ALL };
 extern enum log_level log_level;
 void printk(enum log_level level, const char *fmt, ...) __printf(2, 3);
 void printk_set_sink(void (*sink)(const char *text, size_t len));
+void printk_set_clock(u64 (*clock_ns)(void)); // lines get a time while the level is LOG_DEBUG or above
 size_t printk_read_ring(char *buf, size_t size); // the newest bytes of the log, for a program's dmesg
 void panic_set_stop(void (*stop)(const char *text)); // what panic does after printing; must not return
 extern uintptr_t __stack_chk_guard;

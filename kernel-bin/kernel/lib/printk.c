@@ -12,8 +12,10 @@ static char ring[RING_BYTES];
 static u32 ring_end; // bytes ever written; a line reserves its place by adding
 static void (*log_sink)(const char *text, size_t len);
 static void (*panic_stop)(const char *text);
+static u64 (*log_clock)(void); // ns since boot
 
 void printk_set_sink(void (*sink)(const char *text, size_t len)) { log_sink = sink; }
+void printk_set_clock(u64 (*clock)(void)) { log_clock = clock; }
 void panic_set_stop(void (*stop)(const char *text)) { panic_stop = stop; }
 
 static void emit(const char *line, size_t len) {
@@ -31,7 +33,10 @@ size_t printk_read_ring(char *buf, size_t size) {
 }
 
 static size_t format_line(char *line, const char *fmt, va_list ap) {
-  int n = vsnprintf(line, LINE_BYTES - 1, fmt, ap);
+  // Times help whoever reads a whole log; a single line of a warning is for the user, who did not ask for them.
+  u64 us = log_clock && log_level >= LOG_DEBUG ? log_clock() / 1000 : 0;
+  int head = us ? snprintf(line, LINE_BYTES - 1, "[%lu.%06lu] ", us / 1000000, us % 1000000) : 0;
+  int n = head + vsnprintf(line + head, (size_t)(LINE_BYTES - 1 - head), fmt, ap);
   size_t len = n < LINE_BYTES - 2 ? (size_t)n : LINE_BYTES - 2;
   if (len == 0 || line[len - 1] != '\n') line[len++] = '\n';
   return len;
