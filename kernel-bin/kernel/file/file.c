@@ -56,37 +56,31 @@ void file_put(struct file *f) {
 
 // Last references that must not be dropped where they are found: a socket's queue may hold another socket whose queue
 // holds another, and so on. The work's thread drops them one after the other.
-static struct spinlock late_lock = SPINLOCK_INIT(RANK_READY);
-static struct file_late { struct file_late *next; struct file *file; } *late;
+static struct spinlock late_lock = SPINLOCK_INIT(RANK_READY); // irqsave
+static struct file *late;
 static struct work late_work;
 
 static void late_run(struct work *w) {
   for (;;) {
-    spin_lock(&late_lock);
-    struct file_late *l = late;
-    if (l) late = l->next;
-    spin_unlock(&late_lock);
-    if (!l) return;
-    file_put(l->file);
-    kfree(l);
+    u64 flags = spin_lock_irqsave(&late_lock);
+    struct file *f = late;
+    if (f) late = f->late_next;
+    spin_unlock_irqrestore(&late_lock, flags);
+    if (!f) return;
+    file_put(f);
   }
 }
 
 void file_put_late(struct file *f) {
-  // Not the last one: done here. The check-and-drop is one compare-and-exchange, so it never drops to 0.
+  // Not the last one: done here. The check and the drop are one compare-and-exchange, so it never drops to 0. The last
+  // one can be on the list only once: whoever else drops a reference has one of its own.
   u32 n = ref_read(&f->refs);
   while (n > 1)
     if (__atomic_compare_exchange_n(&f->refs.n, &n, n - 1, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) return;
-  struct file_late *l = kmalloc(sizeof *l, 0);
-  if (!l) { // out of memory: rather deep than leaked
-    file_put(f);
-    return;
-  }
-  l->file = f;
-  spin_lock(&late_lock);
-  l->next = late;
-  late = l;
-  spin_unlock(&late_lock);
+  u64 flags = spin_lock_irqsave(&late_lock);
+  f->late_next = late;
+  late = f;
+  spin_unlock_irqrestore(&late_lock, flags);
   work_queue(&late_work);
 }
 

@@ -62,6 +62,7 @@ struct file {
   bool epoll_watched;      // some epoll watched it once: file_put must look
   bool path_only;          // O_PATH: names a place, moves no data (-EBADF from read, write, ioctl...)
   int owner_pid; int sig;  // F_SETOWN, F_SETSIG
+  struct file *late_next;  // file.c: last references that wait for a thread
   u64 ra_next; u32 ra_window; // fs room: read-ahead hints
 };
 // refs 1; NULL. struct file is type-stable memory (file.c): a stale pointer to one may be tried with ref_get_unless_zero.
@@ -69,7 +70,7 @@ struct file *file_create(const struct file_ops *ops, void *priv, u32 flags);
 static inline struct file *file_get(struct file *f) { ref_get(&f->refs); return f; }
 // May sleep. The last one: epolls forget the file, ops->release, file_hooks.path_release (when it has a dentry).
 void file_put(struct file *f);
-void file_put_late(struct file *f); // the same, but a last reference is dropped by a kernel thread: no recursion, no locks matter
+void file_put_late(struct file *f); // the same in any context: a last reference is dropped by a kernel thread
 
 // What the fs room installs in fs_init: file must not include it. All may be NULL until then.
 struct file_hooks {
