@@ -6,8 +6,8 @@
 #include "arch/internal.h"
 #include "host/internal.h"
 #include "page/internal.h"
-#include "task/task.h"
-#include "attest/attest.h"
+#include "drv/drv.h"
+#include "sys/sys.h"
 
 #define CFV_BYTES (4 * MIB)
 #define CFV_HEADER_BYTES 16
@@ -34,7 +34,7 @@ static __noreturn void stop(const char *text) {
   irq_disable();
   arch_stop_others();
   backtrace(__builtin_frame_address(0));
-  if (control_send_last_words) control_send_last_words(text);
+  control_send_last_words(text);
   host_fatal(text);
 }
 
@@ -60,26 +60,24 @@ static void mask_pic(void) {
 
 static void *radix_alloc(size_t size) { return kmalloc(size, ALLOC_NORECLAIM); } // under spinlocks
 
+// In this order; proc before fs, because /proc's super is proc's.
+static const struct { const char *name; void (*init)(void); } rooms[] = {
+  { "drv", drv_init }, { "file", file_init }, { "proc", proc_init }, { "sys", sys_init }, { "fs", fs_init }, { "net", net_init },
+};
+
 // The first kernel thread.
 static void boot_thread(void *unused) {
   smp_release();
   radix_set_allocator(radix_alloc, kfree);
-  if (mm_init) mm_init();
+  mm_init();
   attest_init(); // and the log level
   printk(LOG_DEBUG, "boot: %u CPU, %lu MiB, TSC %lu kHz, %s", cpu_count, page_total_count() * PAGE_SIZE / MIB, tsc_hz / 1000,
     cpu_info.model[0] ? cpu_info.model : cpu_info.vendor);
-  if (drv_init) drv_init();
-  if (file_init) file_init();
-  if (proc_init) proc_init(); // before fs: /proc's super is proc's
-  if (sys_init) sys_init();
-  if (fs_init) fs_init();
-  if (net_init) net_init();
-  if (proc_start_init) {
-    proc_start_init();
-  } else {
-    printk(LOG_ERROR, "boot: nothing to run");
-    host_power_off();
+  for (size_t i = 0; i < ARRAY_SIZE(rooms); i++) {
+    rooms[i].init();
+    printk(LOG_DEBUG, "%s: ready", rooms[i].name);
   }
+  proc_start_init();
 }
 
 __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw, u64 hob) {
