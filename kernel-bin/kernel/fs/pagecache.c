@@ -208,31 +208,41 @@ void pagecache_truncate(struct inode *i, u64 size) {
   }
 }
 
-// --- reclaim: clean pages that nobody but the cache has, oldest first, with a second chance for those read meanwhile
+// --- reclaim: clean pages, oldest first, with a second chance for those used meanwhile. A page that only mappings hold
+// besides the cache is taken out of them, together with its neighbours, and goes the next time if nobody came back for it.
+#define UNMAP_AROUND 16u
+
+// The next candidate, locked; NULL when the list was looked at in vain.
+static struct page *lru_take(u64 *budget) {
+  struct page *p = NULL;
+  spin_lock(&lru_lock);
+  for (unsigned scan = 0; scan < 64 && *budget && !p && !list_empty(&lru_pages); scan++, --*budget) {
+    struct page *q = list_first_entry(&lru_pages, struct page, link);
+    list_remove(&q->link);
+    list_push_back(&lru_pages, &q->link);
+    if (!page_clear_flag(q, PG_ACCESSED) && !page_test(q, PG_DIRTY) && page_trylock(q)) p = q;
+  }
+  if (list_empty(&lru_pages)) *budget = 0;
+  spin_unlock(&lru_lock);
+  return p;
+}
+
 u64 pagecache_reclaim(u64 npages) {
-  u64 freed = 0, budget = READ_ONCE(cached_pages) * 2 + 64;
+  u64 freed = 0, budget = READ_ONCE(cached_pages) * 3 + 64;
+  // The allocator asks a few times at most, and each time what it got must clear its reserve (page/buddy.c: 1/64, up to
+  // 4096 pages): four times this does.
+  npages = MAX(npages, MIN(page_total_count() / 64, 1024ull) + 64);
   while (freed < npages && budget) {
-    struct page *p = NULL;
-    spin_lock(&lru_lock);
-    for (unsigned scan = 0; scan < 64 && budget && !list_empty(&lru_pages); scan++, budget--) {
-      struct page *q = list_first_entry(&lru_pages, struct page, link);
-      list_remove(&q->link);
-      list_push_back(&lru_pages, &q->link);
-      if (page_clear_flag(q, PG_ACCESSED) || ref_read(&q->refs) != 1 || page_test(q, PG_DIRTY) || !page_trylock(q)) continue;
-      p = q;
-      break;
-    }
-    bool empty = list_empty(&lru_pages);
-    spin_unlock(&lru_lock);
-    if (!p) {
-      if (empty) break;
-      continue;
-    }
+    struct page *p = lru_take(&budget);
+    if (!p) continue;
     struct memobj *o = p->cache.obj; // pinned by the page's lock: on the LRU and locked, so it is still in the tree
+    u64 index = p->cache.index;
     spin_lock(&o->lock);
-    bool ok = ref_read(&p->refs) == 1 && !radix_marked(&o->pages, p->cache.index, DIRTY_MARK);
+    bool ok = ref_read(&p->refs) == 1 && !radix_marked(&o->pages, index, DIRTY_MARK);
+    bool mapped = !ok && !list_empty(&o->areas);
     if (ok) remove_locked(inode_of(o), p);
     spin_unlock(&o->lock);
+    if (mapped) memobj_unmap(o, ALIGN_DOWN(index, UNMAP_AROUND), UNMAP_AROUND, false);
     page_unlock(p);
     if (ok) page_put(p);
     freed += ok;
@@ -467,6 +477,7 @@ static int cache_get_page(struct memobj *o, u64 index, bool write, struct page *
   if (r) return r == -ENOSPC ? -EFAULT : r;
   if (!page_test(*out, PG_ACCESSED)) page_set_flag(*out, PG_ACCESSED);
   if (write) {
+    writeback_throttle(i);
     pagecache_set_dirty(i, *out);
     i->mtime = i->ctime = time_now_ts();
   }
