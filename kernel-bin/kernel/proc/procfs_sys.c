@@ -114,9 +114,11 @@ static int show_vmstat(struct seq *q, struct proc_ref *r) {
 }
 
 // --- links and sysctls
-static int link_self(struct proc_ref *r, char *buf, size_t size) { return snprintf(buf, size, "%d", process_current()->pid); }
+static int link_self(struct proc_ref *r, char *buf, size_t size) {
+  return lwp_current() ? snprintf(buf, size, "%d", process_current()->pid) : -ENOENT; // boot's own threads are no processes
+}
 static int link_thread_self(struct proc_ref *r, char *buf, size_t size) {
-  return snprintf(buf, size, "%d/task/%d", process_current()->pid, lwp_current()->tid);
+  return lwp_current() ? snprintf(buf, size, "%d/task/%d", process_current()->pid, lwp_current()->tid) : -ENOENT;
 }
 static int link_mounts(struct proc_ref *r, char *buf, size_t size) { return snprintf(buf, size, "self/mounts"); }
 static int link_net(struct proc_ref *r, char *buf, size_t size) { return snprintf(buf, size, "self/net"); }
