@@ -66,7 +66,7 @@ void gather_flush(struct gather *g);                               // no spinloc
 void gather_end(struct gather *g);
 // Unmaps [start, end). Takes pt_lock itself, drops it to flush. Borders inside 2 MiB pages must have been split.
 void pt_zap(struct gather *g, uptr start, uptr end);
-void pt_free_tables(struct gather *g, uptr floor, uptr ceiling);   // tables whose whole span is inside; sem held for write
+void pt_free_tables(struct gather *g, uptr start, uptr end, uptr floor, uptr ceiling); // empty ones, after [start, end) went; sem held for write
 void pt_protect(struct aspace *as, uptr start, uptr end, u32 vma_flags); // borders split; takes pt_lock, flushes
 int __must_check pt_split_borders(struct aspace *as, uptr start, uptr end); // takes pt_lock; -ENOMEM
 int __must_check pt_copy(struct aspace *to, struct aspace *from, uptr start, uptr end); // fork; takes from's pt_lock

@@ -33,7 +33,7 @@ int unmap_locked(struct aspace *as, uptr start, uptr end, struct list *dead) {
     list_push_back(dead, &v->obj_link);
     v = next;
   }
-  pt_free_tables(&g, before ? before->end : 0, v ? v->start : USER_END);
+  pt_free_tables(&g, start, end, before ? before->end : 0, v ? v->start : USER_END);
   gather_end(&g);
   return 0;
 }
@@ -197,8 +197,7 @@ static int move_area(struct aspace *as, struct vma *v, uptr to, u64 new_len, boo
   vma_link(as, n);
   int err = pt_move(as, v->start, to, MIN(len, new_len));
   if (err) {
-    vma_unlink(as, n);
-    list_push_back(dead, &n->obj_link);
+    (void)!unmap_locked(as, n->start, n->end, dead); // with the empty tables; nothing needs splitting, so it cannot fail
     return err;
   }
   if (!keep_source) err = unmap_locked(as, v->start, v->end, dead);

@@ -369,25 +369,21 @@ void mm_vma_stats(struct vma *v, struct vma_stats *st) {
 }
 
 // --- freeing tables
-static bool span_inside(uptr addr, u64 span, uptr floor, uptr ceiling) {
-  addr = ALIGN_DOWN(addr, span);
-  return addr >= floor && addr + span <= ceiling;
-}
-
-void pt_free_tables(struct gather *g, uptr floor, uptr ceiling) {
+// Only those that cover part of [start, end) can have become empty; [floor, ceiling) has no area in it any more. One INVLPG
+// of any address drops all cached upper levels (Intel SDM 3A 4.10.4.1), so the range to flush need not grow by the span.
+void pt_free_tables(struct gather *g, uptr start, uptr end, uptr floor, uptr ceiling) {
   struct aspace *as = g->as;
-  // Leaf tables, then the levels above, whose entries below are gone then.
-  for (unsigned level = 2; level <= 4; level++) {
+  for (unsigned level = 2; level <= 4; level++) { // leaf tables first: the levels above are empty then
     u64 span = 1ull << (PAGE_SHIFT + 9 * (level - 1));
-    for (uptr a = ALIGN_UP(floor, span); a + span <= ceiling && a + span > a;) {
+    for (uptr a = ALIGN_DOWN(start, span); a < end;) {
       if (g->n == g->cap) gather_flush(g);
       spin_lock(&as->pt_lock);
       u64 *t = as->pgd;
       unsigned at = 4;
       while (at > level && t[pt_index(a, at)]) t = table_of(t[pt_index(a, at)]), at--;
       u64 *slot = &t[pt_index(a, at)];
-      if (at == level && pte_table(*slot) && span_inside(a, span, floor, ceiling)) {
-        gather_range(g, a, span);
+      if (at == level && a >= floor && a + span <= ceiling && pte_table(*slot)) {
+        gather_range(g, MAX(a, start), PAGE_SIZE);
         gather_add(g, *slot & PTE_ADDR, ITEM_TABLE);
         WRITE_ONCE(*slot, 0);
         as->pt_pages--;
