@@ -4,7 +4,7 @@
 // at once, each with its key, its line and column, and the known key that was probably meant.
 
 import type { z } from 'zod';
-import { gramineSchema } from './schema.js';
+import { gramineSchema, manifestSchema } from './schema.js';
 import type { Position, TomlTable, TomlValue } from './toml.js';
 
 export interface Problem {
@@ -23,17 +23,20 @@ export interface CheckOptions {
 
 /** All problems of a manifest's shape, in the order of the text where they have a place; none when it is good. */
 export function checkManifest(manifest: TomlTable, options: CheckOptions = {}): Problem[] {
-  const value = plain(manifest) as Record<string, unknown>;
-  if (options.allowTdx ?? true) delete value.tdx;
-  const problems = (gramineSchema.safeParse(value).error?.issues ?? []).flatMap((issue) => problemsOf(issue, manifest));
+  const schema = (options.allowTdx ?? true) ? manifestSchema : gramineSchema;
+  const issues = schema.safeParse(plain(manifest)).error?.issues ?? [];
+  const problems = issues.flatMap((issue) => problemsOf(issue, manifest, schema));
   if (options.requireLoader ?? false) {
     const loader = manifest.entries.get('loader');
     if (loader?.kind !== 'table') problems.push({ key: 'loader', message: 'required key is missing' });
     else if (!loader.entries.has('entrypoint'))
       problems.push({ key: 'loader.entrypoint', message: 'required key is missing' });
   }
-  return problems;
+  return problems.sort((a, b) => line(a) - line(b) || column(a) - column(b));
 }
+
+const line = (p: Problem): number => p.at?.line ?? 0;
+const column = (p: Problem): number => p.at?.column ?? 0;
 
 /** Tables become objects without prototype, integers bigints; floats and dates become what no schema accepts for text. */
 function plain(value: TomlValue): unknown {
@@ -45,6 +48,8 @@ function plain(value: TomlValue): unknown {
     }
     case 'array':
       return value.items.map(plain);
+    case 'rows':
+      return Array.from({ length: value.count }, (_, i) => plain(value.row(i)));
     case 'date':
       return new Date(Number.NaN);
     default:
@@ -52,11 +57,11 @@ function plain(value: TomlValue): unknown {
   }
 }
 
-function problemsOf(issue: z.core.$ZodIssue, manifest: TomlTable): Problem[] {
+function problemsOf(issue: z.core.$ZodIssue, manifest: TomlTable, schema: z.ZodType): Problem[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((unknown) => {
       const path = [...issue.path, unknown];
-      return problem(path, `unknown key${suggestion(unknown, knownKeys(issue.path))}`, manifest);
+      return problem(path, `unknown key${suggestion(unknown, knownKeys(issue.path, schema))}`, manifest);
     });
   }
   const missing = issue.path.length > 0 && find(manifest, issue.path) === undefined;
@@ -86,7 +91,7 @@ function find(root: TomlValue, path: readonly PropertyKey[]): TomlValue | undefi
 }
 
 /** Of the value itself, else of the nearest thing around it that has a place. */
-function positionOf(root: TomlTable, path: readonly PropertyKey[]): Position | undefined {
+export function positionOf(root: TomlTable, path: readonly PropertyKey[]): Position | undefined {
   for (let n = path.length; n > 0; n--) {
     const at = find(root, path.slice(0, n))?.at;
     if (at) return at;
@@ -95,8 +100,8 @@ function positionOf(root: TomlTable, path: readonly PropertyKey[]): Position | u
 }
 
 /** Names that the schema knows at a place; empty where it cannot say. */
-function knownKeys(path: readonly PropertyKey[]): string[] {
-  let schema: unknown = gramineSchema;
+function knownKeys(path: readonly PropertyKey[], root: z.ZodType): string[] {
+  let schema: unknown = root;
   for (const p of path) {
     const inner = unwrap(schema);
     const shape = shapeOf(inner);

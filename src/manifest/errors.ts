@@ -17,6 +17,12 @@ export type ManifestErrorCode =
   /** Not a program that this project runs: not x86-64 ELF, no script. */
   | 'wrong-architecture';
 
+/** An offence and the dotted path of its key, list positions in brackets. */
+export interface KeyProblem {
+  readonly key: string;
+  readonly message: string;
+}
+
 /** A manifest that cannot be used; `problems` lists every offence, each with the path of its key. */
 export class ManifestError extends Error {
   override readonly name = 'ManifestError';
@@ -25,6 +31,8 @@ export class ManifestError extends Error {
     readonly code: ManifestErrorCode,
     readonly problems: readonly string[],
     options?: ErrorOptions,
+    /** The same as `problems`, key and message apart, where they are about keys. */
+    readonly byKey: readonly KeyProblem[] = [],
   ) {
     super(problems.join('; '), options);
   }

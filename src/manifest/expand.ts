@@ -5,27 +5,42 @@
 // they were written, those found in folders are normalised; an entry that has a hash is believed. With a chroot, paths are
 // resolved inside it. Source: python/graminelibos/manifest.py of Gramine 1.9; recorded answers in the corpus.
 
-import { lstatSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+import { accessSync, constants, type Dirent, lstatSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { ManifestError } from './errors.js';
 import { compareCodePoints } from './python-values.js';
-import { type Position, type TomlTable, type TomlValue, toml } from './toml.js';
-
-/** One file that must be hashed. */
-export interface FileToHash {
-  readonly uri: string;
-  /** Where its bytes are on this host. */
-  readonly path: string;
-}
+import type { Position, TomlTable, TomlValue } from './toml.js';
 
 export interface ExpandOptions {
   /** A folder that stands for "/"; all URIs must then be absolute. */
   readonly chroot?: string;
   /** Named in messages. */
   readonly file?: string;
+  /** Where in that file a position of the parsed text comes from. */
+  readonly locate?: (at: Position) => Position;
+  /** The key of the list, for messages. Default: `sgx.trusted_files`. */
+  readonly key?: string;
+  /** Told of links to folders that were found in a folder and not followed. */
+  readonly onFolderLink?: (uri: string, path: string) => void;
+  /** Takes entries with more keys than Gramine knows as they are. */
+  readonly keep?: (entry: TomlTable) => boolean;
 }
 
-/** A trusted file of the result: with a hash that the manifest gave, or one to be computed. */
-export type ExpandedFile = { readonly uri: string } & ({ readonly sha256: string } | { readonly path: string });
+/**
+ * A trusted file of the result: with a hash that the manifest gave, or one to be computed. `path` is where its bytes are
+ * on this host, when that is not what the URI says.
+ */
+export interface ExpandedFile {
+  readonly uri: string;
+  readonly sha256?: string;
+  readonly path?: string;
+  /** The entry as it was, when nothing is to be computed. */
+  readonly as?: TomlTable;
+}
+
+/** Where the bytes of an expanded file are. */
+export function pathOf(file: ExpandedFile): string {
+  return file.path ?? file.uri.slice('file:'.length);
+}
 
 /**
  * The files that `trusted_files` names, each once, in the order of Gramine's tool. Reads folders and links, no file.
@@ -33,31 +48,18 @@ export type ExpandedFile = { readonly uri: string } & ({ readonly sha256: string
  * `conflict` (two hashes for one URI).
  */
 export function expandTrustedFiles(trusted: TomlValue, options: ExpandOptions = {}): ExpandedFile[] {
+  const key = options.key ?? 'sgx.trusted_files';
   if (trusted.kind !== 'array')
     throw fail(
       options,
       trusted.at,
-      'sgx.trusted_files: expected a list of files; tables of files are a syntax that Gramine gave up',
+      `${key}: expected a list of files; tables of files are a syntax that Gramine gave up`,
     );
   const found = new Map<string, ExpandedFile>();
   for (const [i, entry] of trusted.items.entries()) {
-    for (const file of expandEntry(entry, `sgx.trusted_files[${i}]`, options)) add(found, file, entry.at, options);
+    for (const file of expandEntry(entry, `${key}[${i}]`, options)) add(found, file, entry.at, options);
   }
   return [...found.values()];
-}
-
-/** Puts the computed hashes in: the value of `sgx.trusted_files` in the output. */
-export function trustedFilesValue(files: readonly ExpandedFile[], hashes: ReadonlyMap<string, string>): TomlValue {
-  return toml.array(
-    files.map((f) => {
-      const sha256 = 'sha256' in f ? f.sha256 : hashes.get(f.path);
-      if (sha256 === undefined) throw new Error(`no hash for ${f.uri}`);
-      return toml.table([
-        ['uri', toml.string(f.uri)],
-        ['sha256', toml.string(sha256)],
-      ]);
-    }),
-  );
 }
 
 function fail(
@@ -66,7 +68,9 @@ function fail(
   message: string,
   code: 'invalid' | 'conflict' = 'invalid',
 ): ManifestError {
-  const where = at && options.file !== undefined ? `${options.file}:${at.line}:${at.column}: ` : '';
+  const source = at && (options.locate?.(at) ?? at);
+  const place = source ? `:${source.line}:${source.column}` : '';
+  const where = options.file === undefined ? '' : `${options.file}${place}: `;
   return new ManifestError(code, [where + message]);
 }
 
@@ -77,7 +81,7 @@ function add(
   options: ExpandOptions,
 ): void {
   const known = found.get(file.uri);
-  if (known && 'sha256' in known && 'sha256' in file && known.sha256 !== file.sha256) {
+  if (known?.sha256 !== undefined && file.sha256 !== undefined && known.sha256 !== file.sha256) {
     throw fail(
       options,
       at,
@@ -86,10 +90,16 @@ function add(
     );
   }
   // The first place counts; a hash that was given wins over one to compute.
-  if (!known || ('sha256' in file && !('sha256' in known))) found.set(file.uri, file);
+  if (!known || (isGiven(file) && !isGiven(known))) found.set(file.uri, file);
 }
 
+const isGiven = (f: ExpandedFile): boolean => f.sha256 !== undefined || f.as !== undefined;
+
 function expandEntry(entry: TomlValue, where: string, options: ExpandOptions): ExpandedFile[] {
+  if (entry.kind === 'table' && options.keep?.(entry)) {
+    const uri = entry.entries.get('uri');
+    if (uri?.kind === 'string') return [{ uri: uri.value, as: entry }];
+  }
   const { uri, sha256 } = readEntry(entry, where, options);
   const problem = (message: string): never => {
     throw fail(options, entry.at, `${where}: ${message}`);
@@ -105,8 +115,8 @@ function expandEntry(entry: TomlValue, where: string, options: ExpandOptions): E
     return [{ uri, sha256 }];
   }
   return options.chroot === undefined
-    ? expandPlain(uri, path, problem)
-    : expandInChroot(uri, path, options.chroot, problem);
+    ? expandPlain(uri, path, problem, options)
+    : expandInChroot(uri, path, options.chroot, problem, options);
 }
 
 function readEntry(entry: TomlValue, where: string, options: ExpandOptions): { uri: string; sha256?: string } {
@@ -132,14 +142,14 @@ function readEntry(entry: TomlValue, where: string, options: ExpandOptions): { u
 
 type Problem = (message: string) => never;
 
-function kindOf(path: string): 'file' | 'folder' | 'other' | 'missing' {
+function kindOf(path: string, problem: Problem): 'file' | 'folder' | 'other' | 'missing' {
   try {
     const s = statSync(path === '' ? '.' : path);
     return s.isFile() ? 'file' : s.isDirectory() ? 'folder' : 'other';
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ELOOP') return 'missing';
-    throw error;
+    return problem(`"${path}" cannot be looked at: ${code ?? String(error)}`);
   }
 }
 
@@ -153,11 +163,13 @@ function checkKind(uri: string, kind: 'file' | 'folder' | 'other' | 'missing', p
     problem(`"${uri}" is neither a regular file nor a folder: a FIFO, socket or device cannot be trusted`);
 }
 
-function expandPlain(uri: string, path: string, problem: Problem): ExpandedFile[] {
-  checkKind(uri, kindOf(path), problem);
-  if (!uri.endsWith('/')) return [{ uri, path }];
+function expandPlain(uri: string, path: string, problem: Problem, options: ExpandOptions): ExpandedFile[] {
+  checkKind(uri, kindOf(path, problem), problem);
+  if (!uri.endsWith('/')) return [{ uri }];
   const base = pathlib(path);
-  return walk(base, base, (p) => p).map((f) => ({ uri: `file:${f.name}`, path: f.path }));
+  const out: ExpandedFile[] = [];
+  new Walk(out, problem, options).folder(base, base);
+  return out;
 }
 
 /** As Python's pathlib writes a path: without "." parts and doubled slashes, ".." kept. */
@@ -172,55 +184,102 @@ function pathlib(path: string): string {
   );
 }
 
-interface Found {
-  readonly name: string;
-  readonly path: string;
-}
-
 /**
- * The regular files below a folder, in code point order of their names. `real` tells where the bytes of a named file are.
- * Links to files count as files under their own name; links to folders are not followed; what cannot be read is passed
- * over, as Gramine's tool does.
+ * Collects the regular files below a folder, in code point order of their names. Links to files count as files under their
+ * own name; links to folders are not followed; what is no file or cannot be read is passed over, as Gramine's tool does.
  */
-function walk(hostFolder: string, name: string, real: (hostPath: string) => string | undefined): Found[] {
-  let entries: string[];
-  try {
-    entries = readdirSync(hostFolder === '' ? '.' : hostFolder).sort(compareCodePoints);
-  } catch {
-    return [];
+class Walk {
+  constructor(
+    readonly out: ExpandedFile[],
+    readonly problem: Problem,
+    readonly options: ExpandOptions,
+    /** Where the bytes of a file found at a path are, if that is another place; undefined for a file that does not count. */
+    readonly real: ((hostPath: string) => string | undefined) | undefined = undefined,
+  ) {}
+
+  folder(hostFolder: string, name: string): void {
+    for (const entry of this.#entries(hostFolder === '' ? '.' : hostFolder)) {
+      const hostPath = join(hostFolder, entry.name);
+      const entryName = hostFolder === name ? hostPath : join(name, entry.name);
+      if (entry.isDirectory()) {
+        this.folder(hostPath, entryName);
+        continue;
+      }
+      const kind = fileKind(entry, hostPath);
+      if (kind === 'folder') this.options.onFolderLink?.(`file:${entryName}`, hostPath);
+      if (kind !== 'file') continue;
+      const path = this.real === undefined ? entryName : this.real(hostPath);
+      const uri = `file:${entryName}`;
+      if (path !== undefined) this.out.push(path === entryName ? { uri } : { uri, path });
+    }
   }
-  const join = (folder: string, entry: string): string =>
-    folder === '' ? entry : folder.endsWith('/') ? folder + entry : `${folder}/${entry}`;
-  return entries.flatMap((entry) => {
-    const hostPath = join(hostFolder, entry);
-    const entryName = join(name, entry);
+
+  #entries(folder: string): Dirent[] {
+    let entries: Dirent[];
     try {
-      if (lstatSync(hostPath).isDirectory()) return walk(hostPath, entryName, real);
-      // Links are followed on the host here, even in a chroot: whether a link counts is the host's word.
-      if (!statSync(hostPath).isFile()) return [];
+      entries = readdirSync(folder, { withFileTypes: true });
     } catch {
       return [];
     }
-    const path = real(hostPath);
-    return path === undefined ? [] : [{ name: entryName, path }];
-  });
+    if (entries.some(({ name }) => name.includes('\ufffd'))) this.#refuseInvalidNames(folder);
+    // Comparing UTF-16 units differs from comparing code points only where there are surrogates.
+    const surrogates = entries.some(({ name }) => /[\ud800-\udfff]/.test(name));
+    return surrogates
+      ? entries.sort((a, b) => compareCodePoints(a.name, b.name))
+      : entries.sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /** A name that is not UTF-8 reads as one with U+FFFD, and would be passed over in silence. */
+  #refuseInvalidNames(folder: string): void {
+    for (const name of readdirSync(folder, { encoding: 'buffer' })) {
+      const text = name.toString('utf8');
+      if (!Buffer.from(text).equals(name))
+        this.problem(
+          `${JSON.stringify(join(folder, text))} has a name that is not UTF-8, which TOML cannot hold; rename it`,
+        );
+    }
+  }
 }
 
-function expandInChroot(uri: string, path: string, chroot: string, problem: Problem): ExpandedFile[] {
+function join(folder: string, entry: string): string {
+  return folder === '' ? entry : folder.endsWith('/') ? folder + entry : `${folder}/${entry}`;
+}
+
+/** Links are followed on the host here, even in a chroot: whether a link counts is the host's word. */
+function fileKind(entry: Dirent, path: string): 'file' | 'folder' | 'other' {
+  const root = process.getuid?.() === 0;
+  if (entry.isFile() && root) return 'file';
+  if (!entry.isFile() && !entry.isSymbolicLink()) return 'other';
+  try {
+    const stat = statSync(path);
+    if (stat.isDirectory()) return 'folder';
+    if (!stat.isFile()) return 'other';
+    if (!root && (stat.mode & 0o444) !== 0o444) accessSync(path, constants.R_OK);
+    return 'file';
+  } catch {
+    return 'other';
+  }
+}
+
+function expandInChroot(
+  uri: string,
+  path: string,
+  chroot: string,
+  problem: Problem,
+  options: ExpandOptions,
+): ExpandedFile[] {
   if (/^\/\/(?!\/)/.test(path)) return problem(`"${uri}" starts with two slashes: write one`);
   const root = chroot.replace(/\/+$/, '');
   const resolved = resolveInside(root, path, problem);
-  checkKind(uri, kindOf(root + resolved), problem);
+  checkKind(uri, kindOf(root + resolved, problem), problem);
   if (!uri.endsWith('/')) return [{ uri, path: root + resolved }];
-  const folder = resolved === '/' ? '/' : resolved;
   const real = (hostPath: string): string | undefined => {
     const target = root + resolveInside(root, hostPath.slice(root.length), problem);
-    return kindOf(target) === 'file' ? target : undefined;
+    return kindOf(target, problem) === 'file' ? target : undefined;
   };
-  return walk(root + (folder === '/' ? '/' : folder), folder, real).map((f) => ({
-    uri: `file:${f.name}`,
-    path: f.path,
-  }));
+  const out: ExpandedFile[] = [];
+  new Walk(out, problem, options, real).folder(root + resolved, resolved);
+  return out;
 }
 
 const MAX_LINKS = 40;

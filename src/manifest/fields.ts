@@ -3,20 +3,22 @@
 // Reading typed values out of a parsed manifest, whose shape is unknown. Every reader notes an offence under the key's
 // dotted path and goes on with a harmless value, so that one error can list all offences at once.
 
-import { ManifestError } from './errors.js';
+import { type KeyProblem, ManifestError } from './errors.js';
 
 export type Table = Readonly<Record<string, unknown>>;
 
 /** Collects offences; `throwIfAny` turns them into one ManifestError. */
 export class Problems {
-  private readonly list: string[] = [];
+  private readonly list: KeyProblem[] = [];
 
-  add(path: string, expected: string, got?: unknown): void {
-    this.list.push(got === undefined ? `${path}: ${expected}` : `${path}: expected ${expected}, got ${describe(got)}`);
+  add(key: string, expected: string, got?: unknown): void {
+    this.list.push({ key, message: got === undefined ? expected : `expected ${expected}, got ${describe(got)}` });
   }
 
   throwIfAny(): void {
-    if (this.list.length > 0) throw new ManifestError('invalid', this.list);
+    if (this.list.length === 0) return;
+    const texts = this.list.map(({ key, message }) => `${key}: ${message}`);
+    throw new ManifestError('invalid', texts, undefined, this.list);
   }
 }
 
@@ -95,11 +97,12 @@ export class Fields {
   }
 
   /** A size as Gramine writes it: decimal digits with an optional K, M or G in either case; bytes below 2^63. */
-  size(key: string, fallback: bigint): bigint {
+  size(key: string, fallback: bigint, max = (1n << 63n) - 1n): bigint {
     const text = this.string(key);
     if (text === undefined) return fallback;
     const bytes = parseSize(text);
     if (bytes === undefined) this.problems.add(this.at(key), 'a size such as "256K" below 8E', text);
+    else if (bytes > max) this.problems.add(this.at(key), `a size of at most ${formatSize(max)}`, text);
     return bytes ?? fallback;
   }
 
@@ -119,6 +122,14 @@ export function parseSize(text: string): bigint | undefined {
   const shift = { '': 0n, k: 10n, m: 20n, g: 30n }[(match[2] ?? '').toLowerCase() as '' | 'k' | 'm' | 'g'];
   const bytes = BigInt(match[1] ?? '') << shift;
   return bytes < 1n << 63n ? bytes : undefined;
+}
+
+/** 262144n -> "256K"; the largest suffix that divides. */
+export function formatSize(bytes: bigint): string {
+  const fits = (shift: bigint) => bytes !== 0n && bytes % (1n << shift) === 0n;
+  if (fits(30n)) return `${bytes >> 30n}G`;
+  if (fits(20n)) return `${bytes >> 20n}M`;
+  return fits(10n) ? `${bytes >> 10n}K` : bytes.toString();
 }
 
 function describe(value: unknown): string {

@@ -61,10 +61,12 @@ export interface Policy {
   readonly attestation: 'none' | 'dcap';
 }
 
-const LOG_LEVELS = ['none', 'error', 'warning', 'debug', 'trace', 'all'] as const;
+export const LOG_LEVELS = ['none', 'error', 'warning', 'debug', 'trace', 'all'] as const;
 const MOUNT_TYPES = ['chroot', 'encrypted', 'tmpfs', 'untrusted_shm'] as const;
 const ID_MAX = 0xffff_ffff;
 const DEFAULT_BYTES = 256n * 1024n;
+/** What the kernel takes for the limits of stack and heap. */
+const MAX_LIMIT_BYTES = 1n << 46n;
 
 /** Compiles a parsed manifest; throws ManifestError with every offence found. */
 export function compilePolicy(manifest: unknown): Policy {
@@ -88,8 +90,8 @@ export function compilePolicy(manifest: unknown): Policy {
     allowed: files.allowed,
     check: files.check,
     limits: {
-      stack: sys.sub('stack').size('size', DEFAULT_BYTES),
-      brk: sys.sub('brk').size('max_size', DEFAULT_BYTES),
+      stack: sys.sub('stack').size('size', DEFAULT_BYTES, MAX_LIMIT_BYTES),
+      brk: sys.sub('brk').size('max_size', DEFAULT_BYTES, MAX_LIMIT_BYTES),
       fds: sys.sub('fds').integer('limit', 0, 1 << 20, 900),
     },
     net: readNet(top.sub('tdx').sub('net')),
@@ -285,7 +287,10 @@ function readMounts(top: Fields, files: FileRules): Mount[] {
       return;
     }
     const mount = readMount(new Fields(value, path, fs.problems), undefined, files);
-    if (mount !== undefined) mounts.push(mount);
+    if (mount === undefined) return;
+    const twin = mounts.findIndex((other) => other.path === mount.path && mount.path !== '/');
+    if (twin > 0) fs.problems.add(`${path}.path`, `${mount.path} is mounted twice: fs.mounts has it before; keep one`);
+    else mounts.push(mount);
   });
   return applyReadOnly(mounts, top.sub('tdx'));
 }
@@ -308,12 +313,14 @@ function readMount(fields: Fields, fixedPath: string | undefined, files: FileRul
     type === 'encrypted' ? ['file' as const] : type === 'chroot' ? ['file' as const, 'dev' as const] : ['dev' as const];
   const uri = readUri(fields, 'uri', scheme);
   if (uri === undefined) return undefined;
+  if (type === 'encrypted')
+    fields.problems.add(fields.at('type'), 'encrypted mounts are not supported yet; a program cannot run with one');
   if (type === 'encrypted') return { path, type, uri, key: fields.string('key_name') ?? 'default', rw: true };
   return { path, type, uri, rw: type === 'untrusted_shm' || isWritable(uri, files) };
 }
 
 /** Whether the launcher must export `uri` writable: only if a file there is allowed, or the check lets all through. */
-function isWritable(uri: string, files: FileRules): boolean {
+export function isWritable(uri: string, files: Pick<FileRules, 'allowed' | 'check'>): boolean {
   if (files.check === 'allow_all_but_log') return true;
   return files.allowed.some((path) => isBelow(path, uri) || isBelow(uri, path));
 }
@@ -329,10 +336,16 @@ function readNet(net: Fields): Policy['net'] {
     const match = /^([0-9]{1,5})(?:\/(tcp|udp))?$/.exec(text);
     const port = Number(match?.[1] ?? 0);
     if (port >= 1 && port <= 65535) return [[port, match?.[2] === 'udp' ? 'udp' : 'tcp']];
-    net.problems.add(`${net.at('publish')}[${index}]`, '"PORT/tcp" or "PORT/udp"', text);
+    net.problems.add(`${net.at('publish')}[${index}]`, '"PORT/tcp" or "PORT/udp", with a port from 1 to 65535', text);
     return [];
   });
-  return { publish, outbound: net.strings('outbound') };
+  const outbound = net.strings('outbound');
+  for (const [index, text] of outbound.entries()) {
+    const port = /^(?:\*|[A-Za-z0-9.*-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.exec(text)?.[1];
+    if (port !== '*' && !(Number(port) >= 1 && Number(port) <= 65535))
+      net.problems.add(`${net.at('outbound')}[${index}]`, '"HOST:PORT", where either may be "*"', text);
+  }
+  return { publish, outbound };
 }
 
 function readKeys(keys: Fields): Map<string, Uint8Array> {

@@ -129,8 +129,7 @@ const envValue = z.any().superRefine((value, context) => {
 
 const trustedFile = textOr(table({ uri: z.optional(str), sha256: z.optional(str) }));
 
-/** The whole manifest, less our own `tdx` table. */
-export const gramineSchema = table({
+const gramineShape = {
   fs: required(
     table({
       mounts: required(list(mount), 'enforced', 'what of the host the program sees, applied in order'),
@@ -138,8 +137,8 @@ export const gramineSchema = table({
       root: key(rootMount(), 'enforced', 'the mount at "/"', { default: '{ type = "chroot", uri = "file:." }' }),
       insecure__keys: key(
         z.record(z.string(), str, { error: 'expected a table' }),
-        'enforced',
-        'keys by name, 32 hexadecimal digits each; visible to whoever reads the manifest',
+        'none',
+        'keys of encrypted mounts by name, 32 hexadecimal digits each; there are no encrypted mounts yet',
       ),
     }),
     'enforced',
@@ -216,10 +215,15 @@ export const gramineSchema = table({
         'enforced',
         'file descriptors',
       ),
-      enable_extra_runtime_domain_names_conf: key(bool, 'enforced', 'generate /etc/resolv.conf and its like', {
-        default: 'false',
-      }),
-      enable_sigterm_injection: key(bool, 'enforced', 'deliver the launcher’s SIGTERM to the program', {
+      enable_extra_runtime_domain_names_conf: key(
+        bool,
+        'none',
+        'no files are made up here: mount /etc/resolv.conf and its like',
+        {
+          default: 'false',
+        },
+      ),
+      enable_sigterm_injection: key(bool, 'none', 'SIGTERM sent to the launcher always reaches the program', {
         default: 'false',
       }),
       disallow_subprocesses: key(bool, 'enforced', 'fork and its like fail with EPERM', { default: 'false' }),
@@ -313,6 +317,70 @@ export const gramineSchema = table({
     'enforced',
     'trusted files, and keys about SGX that have no effect',
   ),
+};
+
+const tdxTrustedFile = textOr(
+  table({
+    uri: required(str, 'enforced', '"file:" and a host path'),
+    sha256: key(str, 'enforced', 'of the whole file, 64 hexadecimal digits'),
+    size: key(int, 'enforced', 'in bytes; goes with root'),
+    mode: key(int, 'enforced', 'permission bits; goes with root'),
+    root: key(
+      str,
+      'enforced',
+      'of the hash tree over 16 KiB leaves, 64 hexadecimal digits: lets the kernel verify by leaf',
+    ),
+    link: key(str, 'enforced', 'target of a symbolic link; instead of the other keys'),
+  }),
+);
+
+const tdxTable = table({
+  memory: key(str, 'enforced', 'memory of the machine; --memory overrides it', {
+    default: 'sgx.enclave_size, else "1G"',
+    range: 'a size of at least 64M, a multiple of 2M',
+  }),
+  vcpus: key(int, 'enforced', 'virtual CPUs; --cpus overrides it', {
+    default: 'those of the host, at most 4',
+    range: '1 to 64',
+  }),
+  trusted_files: key(
+    list(tdxTrustedFile),
+    'enforced',
+    'as sgx.trusted_files, which it replaces; gramine-manifest --tdx adds size, mode, link target and hash-tree root',
+  ),
+  allowed_files: key(list(str), 'enforced', 'as sgx.allowed_files; the two lists of this table replace the two of sgx'),
+  file_check_policy: key(
+    oneOf(['strict', 'allow_all_but_log']),
+    'enforced',
+    'as sgx.file_check_policy, before which it goes',
+  ),
+  read_only: key(list(str), 'enforced', 'guest paths of mounts whose allowed files the program may read and not write'),
+  remote_attestation: key(oneOf(['none', 'dcap']), 'enforced', 'as sgx.remote_attestation, before which it goes'),
+  enclave_size: key(str, 'enforced', 'memory of the machine when tdx.memory is absent, as Gramine-TDX calls it', {
+    range: 'a size',
+  }),
+  net: key(
+    table({
+      publish: key(list(str), 'enforced', 'guest ports that the launcher may open on the host: "6379/tcp"', {
+        default: '[]',
+        range: '1 to 65535, "/tcp" (default) or "/udp"',
+      }),
+      outbound: key(list(str), 'enforced', 'where the program may connect: "HOST:PORT", either may be "*"', {
+        default: '[]',
+      }),
+    }),
+    'enforced',
+    'network',
+  ),
+});
+
+/** What Gramine's own checker accepts. */
+export const gramineSchema = table(gramineShape);
+
+/** A manifest of this project: Gramine's, and our own `tdx` table. */
+export const manifestSchema = table({
+  ...gramineShape,
+  tdx: key(tdxTable, 'enforced', 'keys of this project, which Gramine does not know'),
 });
 
 function rootMount() {

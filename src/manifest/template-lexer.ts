@@ -16,6 +16,8 @@ export interface LexedTemplate {
   readonly literals: readonly PyValue[];
   /** Position in the template of each line of `source`. */
   readonly positions: readonly Position[];
+  /** Which of the literals are text between tags, copied to the output as it stands. */
+  readonly data: ReadonlySet<number>;
 }
 
 /** A template that cannot be rendered as Jinja2 would, or at all. */
@@ -80,12 +82,17 @@ class Lexer {
   readonly #lines: string[] = [];
   readonly #positions: Position[] = [];
   readonly #literals: PyValue[] = [];
+  readonly #dataLiterals = new Set<number>();
+  readonly #lineStarts: readonly number[];
+  #lineNow = 0;
   #trimNext = false;
 
   constructor(
     readonly text: string,
     readonly file: string,
-  ) {}
+  ) {
+    this.#lineStarts = [0, ...[...text.matchAll(/\n/g)].map((m) => m.index + 1)];
+  }
 
   run(): LexedTemplate {
     let at = 0;
@@ -97,7 +104,12 @@ class Lexer {
       }
       at = this.#piece(at, open);
     }
-    return { source: this.#lines.join('\n'), literals: this.#literals, positions: this.#positions };
+    return {
+      source: this.#lines.join('\n'),
+      literals: this.#literals,
+      positions: this.#positions,
+      data: this.#dataLiterals,
+    };
   }
 
   #nextTag(from: number): number | undefined {
@@ -140,10 +152,12 @@ class Lexer {
     if (!end) return this.#fail(open, 'a raw block is not closed', 'end it with {% endraw %}');
     if (end[1] === '+' || end[2] === '+') this.#fail(end.index, 'the sign "+" in a tag is not supported');
     let data = this.text.slice(from, end.index);
+    const whole = data.length;
     if (begin[2] === '-') data = data.replace(LEADING_SPACE, '');
+    const start = from + whole - data.length;
     if (end[1] === '-') data = data.replace(TRAILING_SPACE, '');
     this.#trimNext = false;
-    this.#data(data, from);
+    this.#data(data, start);
     this.#trimNext = end[2] === '-';
     return end.index + end[0].length;
   }
@@ -152,9 +166,11 @@ class Lexer {
     const text = this.#trimNext ? data.replace(LEADING_SPACE, '') : data;
     this.#trimNext = false;
     if (text === '') return;
-    this.#emit('{{', at);
-    this.#literal(text, at);
-    this.#emit('}}', at);
+    const start = at + data.length - text.length;
+    this.#emit('{{', start);
+    this.#dataLiterals.add(this.#literals.length);
+    this.#literal(text, start);
+    this.#emit('}}', start);
   }
 
   #code(open: number, from: number, statement: boolean): number {
@@ -293,8 +309,10 @@ class Lexer {
   }
 
   #position(index: number): Position {
-    const before = this.text.slice(0, index);
-    return { line: before.split('\n').length, column: index - before.lastIndexOf('\n') };
+    // Tokens are asked for in order, hence the remembered line.
+    if (index < (this.#lineStarts[this.#lineNow] ?? 0)) this.#lineNow = 0;
+    while ((this.#lineStarts[this.#lineNow + 1] ?? Number.POSITIVE_INFINITY) <= index) this.#lineNow += 1;
+    return { line: this.#lineNow + 1, column: index - (this.#lineStarts[this.#lineNow] ?? 0) + 1 };
   }
 
   #fail(index: number, message: string, hint?: string): never {

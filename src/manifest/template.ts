@@ -27,6 +27,7 @@ import {
   Undefined,
 } from './python-values.js';
 import { type LexedTemplate, lexTemplate, templateError } from './template-lexer.js';
+import type { Position } from './toml.js';
 
 /** A node of nunjucks' syntax tree; which fields it has depends on its `typename`. */
 interface Node {
@@ -57,8 +58,14 @@ export interface RenderOptions {
   readonly globals: ReadonlyMap<string, PyValue>;
 }
 
+export interface Rendered {
+  readonly text: string;
+  /** Where in the template a place of the text (line and column from 1) comes from. */
+  readonly locate: (at: Position) => Position;
+}
+
 /** Renders a template. Errors: ManifestError `template`, with file, line and column. */
-export function renderTemplate(template: string, options: RenderOptions): string {
+export function renderTemplate(template: string, options: RenderOptions): Rendered {
   const lexed = lexTemplate(template, options.file);
   let root: Node;
   try {
@@ -83,6 +90,33 @@ function parseProblem(error: unknown, lexed: LexedTemplate, file: string): Manif
   return templateError(file, at, wanted);
 }
 
+/** A piece of the output: where it begins, and where it comes from. */
+interface Piece {
+  readonly offset: number;
+  readonly at: Position;
+  /** Copied text, whose lines are the template's; else the value of an expression. */
+  readonly data: boolean;
+}
+
+function locate(text: string, pieces: readonly Piece[], { line, column }: Position): Position {
+  let start = 0;
+  for (let n = 1; n < line && start >= 0; n += 1) start = text.indexOf('\n', start) + 1 || text.length;
+  const offset = Math.min(start + column - 1, text.length);
+  let [low, high] = [0, pieces.length];
+  while (low + 1 < high) {
+    const middle = (low + high) >> 1;
+    if ((pieces[middle]?.offset ?? 0) <= offset) low = middle;
+    else high = middle;
+  }
+  const piece = pieces[low];
+  if (piece === undefined) return { line, column };
+  if (!piece.data) return piece.at;
+  const before = text.slice(piece.offset, offset);
+  const lines = before.split('\n').length - 1;
+  if (lines === 0) return { line: piece.at.line, column: piece.at.column + before.length };
+  return { line: piece.at.line + lines, column: before.length - before.lastIndexOf('\n') };
+}
+
 class Scope {
   readonly #names = new Map<string, PyValue>();
   constructor(readonly parent?: Scope) {}
@@ -100,6 +134,10 @@ const JINJA_GLOBALS = new Set(['range', 'dict', 'lipsum', 'cycler', 'joiner', 'n
 
 class Evaluator {
   #out: string[] = [];
+  /** Where each piece of the output comes from; none while a set block is captured. */
+  readonly #pieces: Piece[] = [];
+  #capturing = false;
+  #offset = 0;
   #size = 0;
   #lines: readonly string[] | undefined;
 
@@ -108,9 +146,10 @@ class Evaluator {
     readonly options: RenderOptions,
   ) {}
 
-  render(root: Node): string {
+  render(root: Node): Rendered {
     this.#block(root, new Scope());
-    return this.#out.join('');
+    const text = this.#out.join('');
+    return { text, locate: (at) => locate(text, this.#pieces, at) };
   }
 
   #fail(node: Node, message: string, hint?: string): never {
@@ -166,6 +205,10 @@ class Evaluator {
     this.#size += text.length;
     if (this.#size > MAX_OUTPUT) this.#fail(node, `the output is larger than ${MAX_OUTPUT} characters`);
     this.#out.push(text);
+    if (this.#capturing) return;
+    const data = node.typename === 'Literal' && this.lexed.data.has(Number(node.value));
+    this.#pieces.push({ offset: this.#offset, at: this.lexed.positions[node.lineno] ?? { line: 1, column: 1 }, data });
+    this.#offset += text.length;
   }
 
   #if(node: Node, scope: Scope): void {
@@ -203,12 +246,14 @@ class Evaluator {
     const name = this.#symbol(node.targets?.[0], node);
     if (node.value) scope.set(name, this.#value(node.value as Node, scope));
     else {
-      const outer = this.#out;
+      const [outer, capturing] = [this.#out, this.#capturing];
       this.#out = [];
+      this.#capturing = true;
       const capture = this.#need(node, node.body);
       this.#block(this.#need(node, capture.body), new Scope(scope));
       scope.set(name, this.#out.join(''));
       this.#out = outer;
+      this.#capturing = capturing;
     }
   }
 

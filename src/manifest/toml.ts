@@ -22,8 +22,17 @@ export type TomlValue = { readonly at?: Position } & (
   /** Any of TOML's four date and time types, in Python's spelling. */
   | { readonly kind: 'date'; readonly value: string }
   | { readonly kind: 'array'; readonly items: TomlValue[]; readonly static: boolean }
+  /** A list of tables that are made when they are asked for: a million of them need no room. Only written, never parsed. */
+  | TomlRows
   | TomlTable
 );
+
+export interface TomlRows {
+  readonly kind: 'rows';
+  readonly at?: Position;
+  readonly count: number;
+  readonly row: (index: number) => TomlTable;
+}
 
 export interface TomlTable {
   readonly kind: 'table';
@@ -44,9 +53,10 @@ export const toml = {
 };
 
 /**
- * Parses a text. Error: ManifestError `syntax`, with file, line, column, the reason and the offending line.
+ * Parses a text. Error: ManifestError `syntax`, with file, line, column, the reason and the offending line. `locate` says
+ * where a place of the text comes from, for a text that was rendered from a template.
  */
-export function parseToml(text: string, file: string): TomlTable {
+export function parseToml(text: string, file: string, locate: (at: Position) => Position = (at) => at): TomlTable {
   const parser = new StatementParser();
   try {
     const lone = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.exec(text);
@@ -58,7 +68,7 @@ export function parseToml(text: string, file: string): TomlTable {
   } catch (error) {
     if (!(error instanceof Error)) throw error;
     const at = problemPosition(error);
-    throw new ManifestError('syntax', [syntaxMessage(file, text, at, reasonOf(error))], { cause: error });
+    throw new ManifestError('syntax', [syntaxMessage(file, text, at, reasonOf(error), locate)], { cause: error });
   }
   return parser.root;
 }
@@ -78,10 +88,17 @@ function reasonOf(error: Error): string {
   return error.message.replace(/^\[[A-Za-z]+\] /, '').replace(/ at row \d+.*$/s, '');
 }
 
-function syntaxMessage(file: string, text: string, at: Position | undefined, reason: string): string {
+function syntaxMessage(
+  file: string,
+  text: string,
+  at: Position | undefined,
+  reason: string,
+  locate: (at: Position) => Position,
+): string {
   if (!at) return `${file}: not TOML: ${reason}`;
   const line = (text.split('\n')[at.line - 1] ?? '').replace(/\r$/, '');
-  return `${file}:${at.line}:${at.column}: not TOML: ${reason}\n  ${line}\n  ${' '.repeat(Math.min(at.column, line.length + 1) - 1)}^`;
+  const source = locate(at);
+  return `${file}:${source.line}:${source.column}: not TOML: ${reason}\n  ${line}\n  ${' '.repeat(Math.min(at.column, line.length + 1) - 1)}^`;
 }
 
 class TomlProblem extends Error {
@@ -352,13 +369,18 @@ export function writeToml(table: TomlTable): string {
   return [...chunks(table, '', false)].join('');
 }
 
+/** The same text in pieces. */
+export function writeTomlPieces(table: TomlTable): Iterable<string> {
+  return chunks(table, '', false);
+}
+
 function* chunks(table: TomlTable, name: string, inList: boolean): Generator<string> {
   const literals: [string, TomlValue][] = [];
-  const tables: [string, TomlTable, boolean][] = [];
+  const tables: [string, TomlValue, boolean][] = [];
   for (const [key, value] of table.entries) {
     if (value.kind === 'table') tables.push([key, value, false]);
-    else if (isListOfTables(value) && !value.items.every(fitsOneLine)) {
-      for (const item of value.items) if (item.kind === 'table') tables.push([key, item, true]);
+    else if (value.kind === 'rows' ? !allRowsFit(value) : isListOfTables(value) && !value.items.every(fitsOneLine)) {
+      tables.push([key, value, true]);
     } else literals.push([key, value]);
   }
   let yielded = false;
@@ -370,11 +392,24 @@ function* chunks(table: TomlTable, name: string, inList: boolean): Generator<str
     yielded = true;
     yield `${writeKey(key)} = ${writeValue(value, 0)}\n`;
   }
-  for (const [key, child, list] of tables) {
-    if (yielded) yield '\n';
-    else yielded = true;
-    yield* chunks(child, name === '' ? writeKey(key) : `${name}.${writeKey(key)}`, list);
+  for (const [key, value, list] of tables) {
+    for (const child of tablesIn(value)) {
+      if (yielded) yield '\n';
+      else yielded = true;
+      yield* chunks(child, name === '' ? writeKey(key) : `${name}.${writeKey(key)}`, list);
+    }
   }
+}
+
+function* tablesIn(value: TomlValue): Generator<TomlTable> {
+  if (value.kind === 'table') yield value;
+  else if (value.kind === 'array') for (const item of value.items) yield* tablesIn(item);
+  else if (value.kind === 'rows') for (let i = 0; i < value.count; i += 1) yield value.row(i);
+}
+
+function allRowsFit(rows: TomlRows): boolean {
+  for (let i = 0; i < rows.count; i += 1) if (!fitsOneLine(rows.row(i))) return false;
+  return true;
 }
 
 function isListOfTables(value: TomlValue): value is TomlValue & { kind: 'array' } {
@@ -407,6 +442,8 @@ function writeValue(value: TomlValue, depth: number): string {
       const indent = ' '.repeat(4 * (depth + 1));
       return `[\n${value.items.map((i) => `${indent}${writeValue(i, depth + 1)},\n`).join('')}${' '.repeat(4 * depth)}]`;
     }
+    case 'rows':
+      return writeValue(toml.array([...tablesIn(value)]), depth);
     case 'table': {
       if (value.entries.size === 0) return '{}';
       return `{ ${[...value.entries].map(([k, v]) => `${writeKey(k)} = ${writeValue(v, depth)}`).join(', ')} }`;

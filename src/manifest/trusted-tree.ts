@@ -54,9 +54,23 @@ export class TrustedTree {
     return directoryToCbor(this.top);
   }
 
+  /** Every entry with its path, in the policy's order. */
+  *entries(): Generator<readonly [path: string, entry: TrustedEntry]> {
+    yield* entriesOf(this.top, '');
+  }
+
   /** The files that have `meta`, depth first in the policy's order: the order of the record's `host.leaves`. */
   *filesWithMeta(): Generator<{ readonly sha256: Uint8Array; readonly meta: FileMeta }> {
     yield* walk(this.top);
+  }
+}
+
+function* entriesOf(directory: Directory, prefix: string): Generator<readonly [string, TrustedEntry]> {
+  for (const [name, node] of sorted(directory)) {
+    // The node named "." is where relative paths begin.
+    const path = prefix === '' ? (name === '.' ? '.' : `/${name}`) : prefix === '.' ? name : `${prefix}/${name}`;
+    if (node.kind === 'directory') yield* entriesOf(node, path);
+    else yield [path, node];
   }
 }
 

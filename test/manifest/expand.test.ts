@@ -11,8 +11,8 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { addDefaults } from '../../src/manifest/defaults.js';
 import { ManifestError } from '../../src/manifest/errors.js';
-import { expandTrustedFiles, trustedFilesValue } from '../../src/manifest/expand.js';
-import { parseToml, writeToml } from '../../src/manifest/toml.js';
+import { expandTrustedFiles, pathOf } from '../../src/manifest/expand.js';
+import { parseToml, toml, writeToml } from '../../src/manifest/toml.js';
 
 const ARCHIVE = new URL('../../../shared/corpus/expand.tar.gz', import.meta.url);
 
@@ -43,11 +43,14 @@ describe.skipIf(!existsSync(ARCHIVE))('expands trusted files as Gramine’s tool
     const trusted = sgx.entries.get('trusted_files');
     if (!trusted) throw new Error('no trusted files');
     const files = expandTrustedFiles(trusted, chroot ? { chroot: join(base, 'tree') } : {});
-    const hashes = new Map<string, string>();
-    for (const f of files) {
-      if ('path' in f) hashes.set(f.path, createHash('sha256').update(readFileSync(f.path)).digest('hex'));
-    }
-    sgx.entries.set('trusted_files', trustedFilesValue(files, hashes));
+    const digest = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
+    const rows = files.map((f) =>
+      toml.table([
+        ['uri', toml.string(f.uri)],
+        ['sha256', toml.string(f.sha256 ?? digest(pathOf(f)))],
+      ]),
+    );
+    sgx.entries.set('trusted_files', toml.array(rows));
     return writeToml(manifest);
   }
 

@@ -83,7 +83,7 @@ function render(c: Case): string {
     exists: () => true,
     isDirectory: (path) => !path.endsWith('.egg'),
   });
-  return renderTemplate(c.template, { file: c.id ?? 'case', globals });
+  return renderTemplate(c.template, { file: c.id ?? 'case', globals }).text;
 }
 
 /** Rendered text, or the message of the refusal. */
@@ -161,5 +161,22 @@ describe('a template', () => {
 
   it('does not take inherited properties of env for variables', () => {
     expect(simple("{{ env.get('constructor') }} {{ env.get('__proto__') }}")).toEqual({ text: 'None None' });
+  });
+
+  it('knows where each place of its output comes from', () => {
+    const template = 'a = 1\n{% if true -%}\n  b = {{ "x" }} c\n  d\n{% endif %}{% set s %}\n\n{% endset %}e{{ s }}f\n';
+    const { text, locate } = renderTemplate(template, { file: 't', globals: new Map() });
+    expect(text).toBe('a = 1\nb = x c\n  d\ne\n\nf\n');
+    const at = (needle: string) => {
+      const before = text.slice(0, text.indexOf(needle));
+      return locate({ line: before.split('\n').length, column: before.length - before.lastIndexOf('\n') });
+    };
+    expect(at('a =')).toEqual({ line: 1, column: 1 });
+    expect(at('b =')).toEqual({ line: 3, column: 3 });
+    expect(at('x c')).toEqual({ line: 3, column: 10 });
+    expect(at(' c')).toEqual({ line: 3, column: 16 });
+    expect(at('d\n')).toEqual({ line: 4, column: 3 });
+    expect(at('e\n')).toEqual({ line: 7, column: 13 });
+    expect(at('f')).toEqual({ line: 7, column: 21 });
   });
 });

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What gramine-manifest does: render the template, add the defaults, check, expand and hash the trusted files. The result
+// is byte for byte what Gramine's tool writes (less `loader.entrypoint`), or, for this project's own launcher, the same
+// with table `tdx`, whose trusted files carry size, mode, link target and the root of their hash tree.
+
+import { checkManifest } from './check.js';
+import { formatProblem } from './compile.js';
+import { addDefaults, type GramineFlavour } from './defaults.js';
+import { ManifestError } from './errors.js';
+import { type ExpandedFile, expandTrustedFiles, pathOf } from './expand.js';
+import type { FileCache } from './file-cache.js';
+import { type GlobalsOptions, templateGlobals } from './globals.js';
+import { type Digests, type HashProgress, hashFiles } from './hasher.js';
+import { addLinks, refuseShadowed } from './mounted.js';
+import { type Rendered, renderTemplate } from './template.js';
+import { parseToml, type TomlTable, type TomlValue, toml, writeTomlPieces } from './toml.js';
+
+export interface RenderRequest extends GlobalsOptions {
+  readonly template: string;
+  /** The template's name, for messages. */
+  readonly file?: string;
+}
+
+/** A template's text, rendered as Jinja2 would. Error: ManifestError `template`, with file, line and column. */
+export function renderManifest(request: RenderRequest): string {
+  return render(request).text;
+}
+
+function render(request: RenderRequest): Rendered {
+  return renderTemplate(request.template, { file: nameOf(request), globals: templateGlobals(request) });
+}
+
+const nameOf = (request: RenderRequest): string => request.file ?? '<string>';
+
+export interface ManifestRequest extends RenderRequest {
+  /** A folder that stands for "/" where trusted files are looked for. */
+  readonly chroot?: string;
+  /** Check the manifest's shape. Default: true. */
+  readonly check?: boolean;
+  /** Write table `tdx` for this project's launcher. Default: false, Gramine's output. */
+  readonly tdx?: boolean;
+  readonly flavour?: GramineFlavour;
+  /** What is known of files from earlier runs; the caller saves it. */
+  readonly cache?: FileCache;
+  readonly threads?: number;
+  readonly onProgress?: (progress: HashProgress) => void;
+}
+
+export interface GeneratedManifest {
+  readonly table: TomlTable;
+  /** The text, in pieces: it may be large. */
+  pieces(): Iterable<string>;
+  text(): string;
+  /** The files whose content the result depends on, without the template. */
+  dependencies(): Iterable<string>;
+}
+
+/** Makes a manifest. Error: ManifestError, whose problems carry file, line and column where they are known. */
+export async function generateManifest(request: ManifestRequest): Promise<GeneratedManifest> {
+  const file = nameOf(request);
+  const { text, locate } = render(request);
+  const table = parseToml(text, file, locate);
+  addDefaults(table, request.flavour);
+  if (request.check ?? true) {
+    const problems = checkManifest(table);
+    if (problems.length > 0)
+      throw new ManifestError(
+        'invalid',
+        problems.map((p) => formatProblem(p, file, locate)),
+      );
+  }
+  const section = request.tdx ? tdxSection(table) : sectionOf(table, 'sgx');
+  const key = `${request.tdx ? 'tdx' : 'sgx'}.trusted_files`;
+  const trusted = section.entries.get('trusted_files') ?? toml.array();
+  refuseShadowed(table, trusted, (at, message) => formatProblem({ key, message, at }, file, locate));
+  const folderLinks: { readonly uri: string; readonly path: string }[] = [];
+  const found = expandTrustedFiles(trusted, {
+    file,
+    locate,
+    key,
+    ...(request.chroot === undefined ? {} : { chroot: request.chroot }),
+    ...(request.tdx
+      ? {
+          onFolderLink: (uri: string, path: string) => folderLinks.push({ uri, path }),
+          keep: (entry: TomlTable) => entry.entries.has('link') || entry.entries.has('root'),
+        }
+      : {}),
+  });
+  const files = request.tdx ? addLinks(table, found, folderLinks, request.chroot) : found;
+  const unknown = files.filter((f) => f.sha256 === undefined && f.as === undefined);
+  const digests = await hashFiles(unknown.length, (i) => pathOf(unknown[i] ?? { uri: '' }), {
+    tree: request.tdx ?? false,
+    ...(request.cache === undefined ? {} : { cache: request.cache }),
+    ...(request.threads === undefined ? {} : { threads: request.threads }),
+    ...(request.onProgress === undefined ? {} : { onProgress: request.onProgress }),
+  });
+  section.entries.set('trusted_files', trustedRows(files, digests, request.tdx ?? false));
+  const pieces = () => writeTomlPieces(table);
+  return {
+    table,
+    pieces,
+    text: () => [...pieces()].join(''),
+    *dependencies() {
+      for (const f of unknown) yield pathOf(f);
+    },
+  };
+}
+
+function sectionOf(table: TomlTable, key: string): TomlTable {
+  let section = table.entries.get(key);
+  if (section === undefined) {
+    section = toml.table();
+    table.entries.set(key, section);
+  }
+  if (section.kind !== 'table') throw new ManifestError('invalid', [`${key}: expected a table`]);
+  return section;
+}
+
+/** Table `tdx`, to which both lists of files go: the launcher reads them from one table only. */
+function tdxSection(table: TomlTable): TomlTable {
+  const sgx = sectionOf(table, 'sgx');
+  const tdx = sectionOf(table, 'tdx');
+  if (!tdx.entries.has('trusted_files') && !tdx.entries.has('allowed_files')) {
+    for (const key of ['allowed_files', 'trusted_files']) {
+      const list = sgx.entries.get(key);
+      if (list !== undefined) tdx.entries.set(key, list);
+      sgx.entries.delete(key);
+    }
+  }
+  return tdx;
+}
+
+/** One row per file, made when it is written: hashes stay packed until then. */
+function trustedRows(files: readonly ExpandedFile[], digests: Digests, tdx: boolean): TomlValue {
+  // Rows are asked for in order, several times; the index among the hashed files follows along.
+  const hashedBefore = new Uint32Array(files.length);
+  let hashed = 0;
+  for (const [i, f] of files.entries()) {
+    hashedBefore[i] = hashed;
+    if (f.sha256 === undefined && f.as === undefined) hashed += 1;
+  }
+  const row = (index: number): TomlTable => {
+    const f = files[index] ?? { uri: '' };
+    if (f.as !== undefined) return f.as;
+    const uri = ['uri', toml.string(f.uri)] as const;
+    if (f.sha256 !== undefined) return toml.table([uri, ['sha256', toml.string(f.sha256)]]);
+    const i = hashedBefore[index] ?? 0;
+    const sha256 = ['sha256', toml.string(digests.sha256(i))] as const;
+    if (!tdx) return toml.table([uri, sha256]);
+    return toml.table([
+      uri,
+      sha256,
+      ['size', toml.integer(digests.size(i))],
+      ['mode', toml.integer(digests.mode(i))],
+      ['root', toml.string(digests.root(i))],
+    ]);
+  };
+  return { kind: 'rows', count: files.length, row };
+}
