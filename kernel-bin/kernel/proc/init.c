@@ -94,6 +94,21 @@ static int start(struct init_args *a) {
   return 0;
 }
 
+// A signal from the host, in interrupt context. The host may always end the machine, so that is what it gets where the
+// policy does not let it send signals; Ctrl-C and a closed output are ordinary events of a terminal.
+static int host_ends_with;
+
+void init_host_signal(int signo) {
+  bool ordinary = signo == SIGINT || signo == SIGPIPE;
+  bool ending = signo == SIGTERM || signo == SIGHUP || signo == SIGQUIT;
+  if (ordinary || (policy.sigterm && (ending || signo == SIGUSR1 || signo == SIGUSR2))) {
+    signal_console(signo);
+  } else if (ending && init_process) {
+    WRITE_ONCE(host_ends_with, signo);
+    waitq_wake_all(&init_process->thread_wait);
+  }
+}
+
 static __noreturn void finish(int status) {
   int code = status & 0x7f ? 128 + (status & 0x7f) : (status >> 8) & 0xff;
   printk(LOG_DEBUG, "process 1 ended: status %d after %lu ms", code, (unsigned long)(time_ns() / NS_PER_MS));
@@ -144,6 +159,6 @@ void proc_start_init(void) {
   }
   r = start(&args);
   if (r) panic("process 1 cannot start: %d", r);
-  wait_event(&init_process->thread_wait, READ_ONCE(init_process->zombie));
-  finish(init_process->exit_status);
+  wait_event(&init_process->thread_wait, READ_ONCE(init_process->zombie) || READ_ONCE(host_ends_with));
+  finish(init_process->zombie ? init_process->exit_status : host_ends_with);
 }

@@ -50,6 +50,7 @@ extern u32 process_count, lwp_count;                               // process_lo
 void lwp_take_pid(struct lwp *l);
 extern struct fscontext *boot_fs; extern struct fdtable *boot_fds;  // of kernel threads (init.c)
 void user_thread_start(void *lwp);                                 // first kernel code of a user thread
+void init_host_signal(int signo);                                   // init.c
 void completion_put(struct completion *c);
 void completion_finish(struct completion *c);
 

@@ -273,7 +273,7 @@ void proc_init(void) {
   fdtable_current = current_fds;
   cred_current = current_cred;
   fd_set_limit_source(current_fd_limit);
-  control_on_signal = signal_console;
+  control_on_signal = init_host_signal;
   terminal_init();
   arch_hooks.user_return = signal_user_return;
   arch_hooks.syscall = syscall_dispatch;
