@@ -4,6 +4,7 @@
 
 export { LaunchError, type LaunchErrorCode } from './errors.js';
 export { type DryRun, dryRun, type LaunchRequest, launch, quote } from './launch.js';
+export { type MeasuredLaunch, type MeasureRequest, measuredItems } from './measured-items.js';
 export {
   type Publication,
   parseCpus,

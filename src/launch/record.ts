@@ -4,6 +4,7 @@
 // ends at 4 GiB.
 
 import { encodeCbor, encodePolicy, leafCount, type Policy } from '../manifest/index.js';
+import type { MeasuredItems } from '../measure/index.js';
 import { LaunchError } from './errors.js';
 
 export const CFV_BYTES = 4 * 1024 * 1024;
@@ -32,13 +33,8 @@ export interface LaunchRecord {
 
 /** The record's bytes; the leaf lists are left out when they would not fit beside the policy. */
 export function encodeRecord(record: LaunchRecord): Uint8Array {
-  const { invocation, vm, host } = record;
-  const policy = encodePolicy(record.policy);
-  const fixed = {
-    vm: encodeCbor({ cpus: vm.cpus, memory: vm.memoryBytes }),
-    policy,
-    invocation: encodeCbor({ argv: invocation.argv, env: invocation.env }),
-  };
+  const { host } = record;
+  const fixed = encodeMeasured(record);
   const hints = (leaves: Uint8Array | undefined) =>
     encodeCbor({
       time: host.timeNs,
@@ -56,13 +52,23 @@ export function encodeRecord(record: LaunchRecord): Uint8Array {
   if (without.length <= limit) return without;
   throw new LaunchError(
     'policy-too-large',
-    `the launch record takes ${without.length} bytes (the policy alone ${policy.length}), and ${limit} fit. ` +
+    `the launch record takes ${without.length} bytes (the policy alone ${fixed.policy.length}), and ${limit} fit. ` +
       'Trust fewer files: name directories of the program instead of whole system trees.',
   );
 }
 
+/** The three items that are measured, each as its exact bytes. */
+export function encodeMeasured(record: Pick<LaunchRecord, 'policy' | 'invocation' | 'vm'>): MeasuredItems {
+  const { policy, invocation, vm } = record;
+  return {
+    vm: encodeCbor({ cpus: vm.cpus, memory: vm.memoryBytes }),
+    policy: encodePolicy(policy),
+    invocation: encodeCbor({ argv: invocation.argv, env: invocation.env }),
+  };
+}
+
 /** A map of the four items; the keys are in the order of deterministic CBOR: by length, then by bytes. */
-function join(fixed: { vm: Uint8Array; policy: Uint8Array; invocation: Uint8Array }, host: Uint8Array): Uint8Array {
+function join(fixed: MeasuredItems, host: Uint8Array): Uint8Array {
   const map4 = 0xa4;
   return Buffer.concat([
     Uint8Array.of(map4),

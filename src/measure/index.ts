@@ -31,6 +31,19 @@ export {
 } from './event-log.js';
 export { computeMrtd, type MrtdOperation, type MrtdOptions, type MrtdOrder, type MrtdPadding } from './mrtd.js';
 export { type EnclaveReport, parseQuote, type Quote, type QuoteHeader, type TdQuoteBody } from './quote.js';
+export {
+  type AppraisalCheck,
+  type AppraisalOptions,
+  appraise,
+  canonicalJson,
+  parseReference,
+  REFERENCE_FORMAT,
+  type ReferenceValues,
+  reportDataFromHex,
+  reportDataOf,
+  signReference,
+} from './reference.js';
+export { type MeasuredItems, type Mrtds, predictMrtd, predictRtmrs } from './registers.js';
 export { buildTdHob, type HobLayout, tdHobDigest } from './td-hob.js';
 export {
   ATTRIBUTE_DEBUG,
@@ -50,5 +63,5 @@ export {
   type Tdvf,
   type TdvfSection,
 } from './tdvf.js';
-export { type Check, type TcbStatus, type Verdict, type VerifyOptions, verifyQuote } from './verify.js';
+export { type Check, pckPlatform, type TcbStatus, type Verdict, type VerifyOptions, verifyQuote } from './verify.js';
 export { INTEL_ROOT_PUBLIC_KEY, type TrustAnchor, trustAnchor } from './x509.js';

@@ -282,3 +282,14 @@ function relaunchStatus(
   }
   return undefined;
 }
+
+/** Which platform a quote claims to come from, for fetching its collateral. Unverified. Errors: `certificate`. */
+export function pckPlatform(quote: Quote): { readonly fmspc: string; readonly ca: 'platform' | 'processor' } {
+  const c = quote.signature.certification;
+  if (c.kind === 'encrypted-ppid')
+    throw new MeasureError('certificate', 'quote: it carries no certificate that names its platform');
+  const leaf = orderChain(parseCertificates(c.data))[0];
+  if (!leaf) throw new MeasureError('certificate', 'quote: empty certificate chain');
+  const ca = leaf.x509.issuer.includes('Processor') ? 'processor' : 'platform';
+  return { fmspc: toHex(parsePckExtension(leaf).fmspc), ca };
+}

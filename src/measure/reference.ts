@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reference values: what a TD must report, written down before it runs, and the comparison of a verified quote with them.
+// The JSON is canonical (RFC 8785's order and spacing for the types used here), so that a signature over it can be made and
+// checked by anyone. docs/attestation.md has the schema in words.
+
+import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign, verify } from 'node:crypto';
+import { z } from 'zod';
+import { equalBytes, fromHex, toHex } from './bytes.js';
+import { MeasureError } from './errors.js';
+import { parseEventLog, replayEventLog } from './event-log.js';
+import { ATTRIBUTE_DEBUG, tdAttributes } from './td-report.js';
+import type { TcbStatus, Verdict } from './verify.js';
+
+export const REFERENCE_FORMAT = 'gramine-tdx-reference/1';
+
+const hex48 = z.string().regex(/^[0-9a-f]{96}$/, 'expected 96 lower-case hexadecimal digits');
+const anyOf = z.array(hex48).min(1);
+const hex8 = z.string().regex(/^[0-9a-f]{16}$/, 'expected 16 lower-case hexadecimal digits');
+
+const referenceSchema = z.strictObject({
+  format: z.literal(REFERENCE_FORMAT),
+  /** For people: what was measured. Compared with nothing. */
+  about: z.record(z.string(), z.string()).optional(),
+  /** Each register may have several good values, such as the MRTDs of both page orders. */
+  mrtd: anyOf.optional(),
+  rtmr0: anyOf.optional(),
+  rtmr1: anyOf.optional(),
+  rtmr2: anyOf.optional(),
+  rtmr3: anyOf.optional(),
+  mrconfigid: anyOf.optional(),
+  mrowner: anyOf.optional(),
+  mrownerconfig: anyOf.optional(),
+  mrseam: anyOf.optional(),
+  /** Big-endian hexadecimal numbers: (value & mask) must equal `value`. */
+  attributes: z.strictObject({ value: hex8, mask: hex8 }).optional(),
+  xfam: z.strictObject({ value: hex8, mask: hex8 }).optional(),
+});
+
+export type ReferenceValues = z.output<typeof referenceSchema>;
+
+const signedSchema = z.strictObject({
+  reference: referenceSchema,
+  signatures: z.array(
+    z.strictObject({
+      algorithm: z.enum(['ed25519', 'ecdsa-p256-sha256', 'ecdsa-p384-sha384']),
+      key: z.string().regex(/^[0-9a-f]{64}$/),
+      signature: z.base64(),
+    }),
+  ),
+});
+
+/** Canonical JSON: keys sorted by UTF-16 code units, no white space. For objects, arrays, strings and booleans only. */
+export function canonicalJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
+  if (typeof value === 'object' && value !== null) {
+    const entries = Object.entries(value).filter(([, v]) => v !== undefined);
+    entries.sort(([a], [b]) => (a < b ? -1 : 1));
+    return `{${entries.map(([k, v]) => `${JSON.stringify(k)}:${canonicalJson(v)}`).join(',')}}`;
+  }
+  return JSON.stringify(value);
+}
+
+/** The signed form of reference values. `key`: PEM of an Ed25519, P-256 or P-384 private key. Errors: `usage`. */
+export function signReference(reference: ReferenceValues, key: string | Buffer): string {
+  let k: KeyObject;
+  try {
+    k = createPrivateKey(key);
+  } catch (cause) {
+    throw new MeasureError(
+      'usage',
+      'signing key: not a private key in PEM that can be read without a passphrase',
+      undefined,
+      { cause },
+    );
+  }
+  const { algorithm, digest } = algorithmOf(k);
+  const signature = sign(digest, Buffer.from(canonicalJson(reference), 'utf8'), k).toString('base64');
+  return canonicalJson({ reference, signatures: [{ algorithm, key: keyId(createPublicKey(k)), signature }] });
+}
+
+function algorithmOf(key: KeyObject): {
+  algorithm: 'ed25519' | 'ecdsa-p256-sha256' | 'ecdsa-p384-sha384';
+  digest: string | null;
+} {
+  if (key.asymmetricKeyType === 'ed25519') return { algorithm: 'ed25519', digest: null };
+  const curve = key.asymmetricKeyDetails?.namedCurve;
+  if (key.asymmetricKeyType === 'ec' && curve === 'prime256v1')
+    return { algorithm: 'ecdsa-p256-sha256', digest: 'sha256' };
+  if (key.asymmetricKeyType === 'ec' && curve === 'secp384r1')
+    return { algorithm: 'ecdsa-p384-sha384', digest: 'sha384' };
+  throw new MeasureError(
+    'usage',
+    `key: ${key.asymmetricKeyType ?? 'unknown'} keys are not supported; use Ed25519, P-256 or P-384`,
+  );
+}
+
+/** SHA-256 of the public key's SubjectPublicKeyInfo, hexadecimal. */
+function keyId(key: KeyObject): string {
+  return createHash('sha256')
+    .update(key.export({ type: 'spki', format: 'der' }))
+    .digest('hex');
+}
+
+/**
+ * Reads reference values, plain or signed. With `key` (PEM of a public key or certificate) a good signature by it is
+ * required. Errors: `malformed`, `signature`, `usage`.
+ */
+export function parseReference(text: string, key?: string | Buffer): ReferenceValues {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new MeasureError(
+      'malformed',
+      `reference values: not JSON: ${cause instanceof Error ? cause.message : ''}`,
+      undefined,
+      { cause },
+    );
+  }
+  const isSigned = typeof value === 'object' && value !== null && 'reference' in value;
+  const result = (isSigned ? signedSchema : referenceSchema).safeParse(value);
+  if (!result.success) {
+    throw new MeasureError(
+      'malformed',
+      `reference values: ${result.error.issues.map((i) => `${i.path.join('.') || '(top)'}: ${i.message}`).join('; ')}`,
+    );
+  }
+  const data = result.data;
+  if (!('reference' in data)) {
+    if (key !== undefined)
+      throw new MeasureError('signature', 'reference values: not signed, and a signature was asked for');
+    return data;
+  }
+  if (key !== undefined) checkSignature(data, key);
+  return data.reference;
+}
+
+function checkSignature(data: z.output<typeof signedSchema>, key: string | Buffer): void {
+  let k: KeyObject;
+  try {
+    k = createPublicKey(key);
+  } catch (cause) {
+    throw new MeasureError('usage', 'reference key: not a public key or certificate in PEM', undefined, { cause });
+  }
+  const { algorithm, digest } = algorithmOf(k);
+  const message = Buffer.from(canonicalJson(data.reference), 'utf8');
+  const id = keyId(k);
+  const good = data.signatures.some(
+    (s) => s.algorithm === algorithm && s.key === id && verify(digest, message, k, Buffer.from(s.signature, 'base64')),
+  );
+  if (!good) throw new MeasureError('signature', 'reference values: no signature of the given key verifies');
+}
+
+export interface AppraisalOptions {
+  readonly reference: ReferenceValues;
+  /** What REPORTDATA must be, 64 bytes: a nonce or the hash of a key, zero padded. */
+  readonly reportData?: Uint8Array;
+  /** The log whose replay must give the quote's registers. */
+  readonly eventLog?: Uint8Array;
+  /** TCB statuses that are good enough. Default: UpToDate alone. */
+  readonly acceptStatus?: readonly TcbStatus[];
+}
+
+export interface AppraisalCheck {
+  readonly name: string;
+  readonly ok: boolean;
+  readonly detail: string;
+}
+
+const REGISTERS = [
+  'mrtd',
+  'rtmr0',
+  'rtmr1',
+  'rtmr2',
+  'rtmr3',
+  'mrconfigid',
+  'mrowner',
+  'mrownerconfig',
+  'mrseam',
+] as const;
+
+/** Compares a verified quote with what is wanted; every check is in the result, good or not. Errors: those of the log's parser. */
+export function appraise(verdict: Verdict, options: AppraisalOptions): AppraisalCheck[] {
+  const { reference } = options;
+  const { td, reportData, mrSeam } = verdict.quote.body;
+  const checks: AppraisalCheck[] = [];
+  const check = (name: string, ok: boolean, detail: string): void => {
+    checks.push({ name, ok, detail });
+  };
+  const accepted = options.acceptStatus ?? ['UpToDate'];
+  check('TCB status', accepted.includes(verdict.status), `${verdict.status}; accepted: ${accepted.join(', ')}`);
+  const flags = tdAttributes(td.attributes);
+  check('not a debug TD', (td.attributes & ATTRIBUTE_DEBUG) === 0n, flags.names.join(' ') || 'no attribute set');
+  check('attributes known', flags.unknown === 0n, `unknown bits 0x${flags.unknown.toString(16)}`);
+  const actual: Record<(typeof REGISTERS)[number], Uint8Array> = {
+    mrtd: td.mrtd,
+    rtmr0: td.rtmrs[0],
+    rtmr1: td.rtmrs[1],
+    rtmr2: td.rtmrs[2],
+    rtmr3: td.rtmrs[3],
+    mrconfigid: td.mrConfigId,
+    mrowner: td.mrOwner,
+    mrownerconfig: td.mrOwnerConfig,
+    mrseam: mrSeam,
+  };
+  for (const name of REGISTERS) {
+    const wanted = reference[name];
+    if (wanted)
+      check(name, wanted.includes(toHex(actual[name])), `is ${toHex(actual[name])}; expected ${wanted.join(' or ')}`);
+  }
+  checkMasked(check, 'attributes', td.attributes, reference.attributes);
+  checkMasked(check, 'xfam', td.xfam, reference.xfam);
+  if (options.reportData)
+    check(
+      'report data',
+      equalBytes(options.reportData, reportData),
+      `is ${toHex(reportData)}; expected ${toHex(options.reportData)}`,
+    );
+  if (options.eventLog) {
+    const replayed = replayEventLog(parseEventLog(options.eventLog));
+    for (const [i, value] of replayed.entries())
+      check(
+        `event log gives rtmr${i}`,
+        equalBytes(value, td.rtmrs[i] ?? value.subarray(1)),
+        `replays to ${toHex(value)}`,
+      );
+  }
+  return checks;
+}
+
+function checkMasked(
+  check: (name: string, ok: boolean, detail: string) => void,
+  name: string,
+  actual: bigint,
+  wanted: { value: string; mask: string } | undefined,
+): void {
+  if (!wanted) return;
+  const [value, mask] = [BigInt(`0x${wanted.value}`), BigInt(`0x${wanted.mask}`)];
+  check(
+    name,
+    (actual & mask) === value,
+    `is 0x${actual.toString(16)}; expected 0x${wanted.value} under mask 0x${wanted.mask}`,
+  );
+}
+
+/** 64 bytes of REPORTDATA from up to 64 bytes, zero padded. Error: `usage`. */
+export function reportDataOf(data: Uint8Array): Uint8Array {
+  if (data.length === 0 || data.length > 64)
+    throw new MeasureError('usage', `report data: ${data.length} bytes, expected 1 to 64`);
+  const out = new Uint8Array(64);
+  out.set(data);
+  return out;
+}
+
+export function reportDataFromHex(text: string): Uint8Array {
+  return reportDataOf(fromHex(text, 'report data'));
+}
