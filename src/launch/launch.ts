@@ -225,6 +225,7 @@ class Run {
         windowSize: (rows, columns) => this.bridge?.windowSize(rows, columns),
         outputClosed: () => this.bridge?.signal(os.signals.SIGPIPE),
         escape: () => this.kill(os.signals.SIGKILL),
+        rawSince: (settings) => this.directory.watchTerminal(settings),
       },
       spec.tty,
     );

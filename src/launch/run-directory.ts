@@ -14,19 +14,23 @@ import { fromErrno, LaunchError } from './errors.js';
 /** sun_path holds 108 bytes with its NUL; the longest name that we make below the directory has 16. */
 const MAX_DIRECTORY_BYTES = 107 - 17;
 
-/** Lines: `+PID` a child started, `-PID` it ended, `done` the launcher cleans up itself. */
+/**
+ * Lines: `+PID` a child started, `-PID` it ended, `tSETTINGS` the terminal is raw and was so before (stty's form; an empty
+ * one: it is as before again), `done` the launcher cleans up itself.
+ */
 const WATCHDOG = `
-  pids=
+  pids= tty=
   while read -r line; do
     case $line in
       +*) pids="$pids \${line#+}" ;;
       -*) rest=; for pid in $pids; do [ "$pid" = "\${line#-}" ] || rest="$rest $pid"; done; pids=$rest ;;
+      t*) tty=\${line#t} ;;
       done) exit 0 ;;
     esac
   done
   [ -z "$pids" ] || kill -KILL $pids
   rm -rf "$1"
-  [ ! -t 3 ] || stty sane <&3`;
+  [ -z "$tty" ] || stty "$tty" <&3`;
 
 export class RunDirectory {
   private constructor(
@@ -67,6 +71,11 @@ export class RunDirectory {
     if (pid === undefined) return;
     this.watchdog.stdin?.write(`+${pid}\n`);
     child.once('exit', () => this.watchdog.stdin?.write(`-${pid}\n`));
+  }
+
+  /** The watchdog gives the terminal these settings (of stty -g) back should the launcher die; none: it is as it was. */
+  watchTerminal(settings: string): void {
+    this.watchdog.stdin?.write(`t${settings}\n`);
   }
 
   remove(): void {

@@ -3,6 +3,7 @@
 // The launcher's own stdin, stdout and stderr, joined to the guest's ports (docs/devices.md). With a terminal on both
 // ends the guest's line discipline rules, so ours is raw; otherwise bytes pass through and the end of stdin is passed on.
 
+import { spawnSync } from 'node:child_process';
 import type { Duplex, Readable } from 'node:stream';
 import type { ReadStream, WriteStream } from 'node:tty';
 
@@ -19,6 +20,8 @@ export interface TerminalEvents {
   outputClosed(): void;
   /** The user typed the escape: end the machine. */
   escape(): void;
+  /** The terminal is raw now and was so before, in stty's form; empty: it is as before again. */
+  rawSince(settings: string): void;
 }
 
 /** Ctrl-] three times within a second ends the machine even when the program ignores Ctrl-C. */
@@ -32,7 +35,8 @@ export function hasTerminal(): boolean {
 }
 
 export class Terminal {
-  private raw: ReadStream | undefined;
+  /** The terminal's settings before it became raw. */
+  private settings = '';
   private readonly ended: Promise<unknown>[] = [];
 
   constructor(
@@ -55,8 +59,9 @@ export class Terminal {
 
   /** Gives the terminal back as it was. */
   restore(): void {
-    this.raw?.setRawMode(false);
-    this.raw = undefined;
+    if (this.settings !== '') stty(this.settings);
+    if (this.settings !== '') this.events.rawSince('');
+    this.settings = '';
     process.stdin.pause();
   }
 
@@ -82,8 +87,12 @@ export class Terminal {
   private startTerminal(input: ReadStream, output: WriteStream): void {
     const restore = () => this.restore();
     process.once('exit', restore);
-    input.setRawMode(true);
-    this.raw = input;
+    // Node's own raw mode leaves ONLCR on: every line feed of a full-screen program would also return the carriage.
+    const settings = stty('-g');
+    if (settings !== undefined && stty('raw', '-echo') !== undefined) {
+      this.settings = settings;
+      this.events.rawSince(settings);
+    }
     const watcher = new EscapeWatcher(() => this.events.escape());
     input.on('data', (data: Buffer) => {
       watcher.see(data);
@@ -101,6 +110,12 @@ export class Terminal {
     input.on('error', () => port.end());
     input.pipe(port);
   }
+}
+
+/** What stty(1) prints about the terminal on our stdin; undefined when it fails. */
+function stty(...args: readonly string[]): string | undefined {
+  const { status, stdout } = spawnSync('stty', args, { stdio: ['inherit', 'pipe', 'ignore'], encoding: 'utf8' });
+  return status === 0 ? stdout.trim() : undefined;
 }
 
 class EscapeWatcher {
