@@ -5,11 +5,11 @@
 
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { checkManifest, decodeText, formatProblem, ManifestError, parseToml } from '../manifest/index.js';
 import { completion } from './completion.js';
 import {
   BAD_MANIFEST_EXIT_CODE,
   BAD_USAGE_EXIT_CODE,
+  endQuietlyWithReader,
   FileError,
   reportManifestError,
   UsageError,
@@ -20,12 +20,13 @@ const NAME = 'gramine-manifest-check';
 
 /** Runs the command and ends the process. */
 export async function runCheckCommand(argv: readonly string[]): Promise<void> {
+  endQuietlyWithReader();
   try {
-    process.exitCode = check(argv);
+    process.exitCode = await check(argv);
   } catch (error) {
     process.exitCode = reportManifestError(NAME, error);
     // What is not TOML is wrong usage to Gramine's tool.
-    if (error instanceof ManifestError && error.code === 'syntax') process.exitCode = BAD_USAGE_EXIT_CODE;
+    if ((error as { code?: unknown }).code === 'syntax') process.exitCode = BAD_USAGE_EXIT_CODE;
   }
 }
 
@@ -47,7 +48,7 @@ docs/manifest.md lists every key.`,
     );
 }
 
-function check(argv: readonly string[]): number {
+async function check(argv: readonly string[]): Promise<number> {
   const command = buildCheckCommand();
   command.parse(argv as string[], { from: 'user' });
   const { gramine = false, completion: shell } = command.opts<{ gramine?: boolean; completion?: string }>();
@@ -58,6 +59,8 @@ function check(argv: readonly string[]): number {
   const [file = '-', ...more] = command.processedArgs.length > 0 ? command.args : [];
   if (more.length > 0) throw new UsageError('one manifest at a time');
   const name = file === '-' ? '<stdin>' : file;
+  // Loaded when there is work: not for --help.
+  const { checkManifest, decodeText, formatProblem, parseToml } = await import('../manifest/index.js');
   const manifest = parseToml(decodeText(read(file), name), name);
   const problems = checkManifest(manifest, { allowTdx: !gramine, requireLoader: gramine });
   for (const problem of problems) process.stdout.write(`${formatProblem(problem, name)}\n`);

@@ -5,19 +5,9 @@
 import { closeSync, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { Command, Option } from 'commander';
-import {
-  cacheFileFor,
-  compileManifest,
-  DEFAULT_LIBDIR,
-  decodeText,
-  FileCache,
-  generateManifest,
-  type HashProgress,
-  parseManifest,
-  showPolicy,
-} from '../manifest/index.js';
+import type { HashProgress } from '../manifest/index.js';
 import { completion } from './completion.js';
-import { FileError, reportManifestError, UsageError } from './manifest-errors.js';
+import { endQuietlyWithReader, FileError, reportManifestError, UsageError } from './manifest-errors.js';
 import { readVersion } from './version.js';
 
 const NAME = 'gramine-manifest';
@@ -27,7 +17,7 @@ interface Options {
   readonly string?: string;
   readonly chroot?: string;
   readonly check: boolean;
-  readonly libdir: string;
+  readonly libdir?: string;
   readonly depfile?: string;
   readonly tdx?: boolean;
   readonly cache: boolean;
@@ -38,6 +28,7 @@ interface Options {
 
 /** Runs the command and ends the process. */
 export async function runManifestCommand(argv: readonly string[]): Promise<void> {
+  endQuietlyWithReader();
   try {
     await run(argv);
   } catch (error) {
@@ -62,7 +53,7 @@ export function buildManifestCommand(): Command {
     )
     .option('--chroot <dir>', 'look for trusted files below DIR, as if it were "/"')
     .option('--no-check', 'do not check the manifest against the schema')
-    .option('--libdir <dir>', "Gramine's own folder: gramine.pkglibdir in templates", DEFAULT_LIBDIR)
+    .option('--libdir <dir>', "Gramine's own folder: gramine.pkglibdir in templates")
     .option('--depfile <file>', 'write a rule for make or ninja: OUT and the files that it depends on')
     .option('--no-cache', 'hash every file, also those that have not changed since the last time')
     .option('-q, --quiet', 'no progress bar')
@@ -94,6 +85,9 @@ function addDefine(
   return at < 0 ? { ...before, [text]: true } : { ...before, [text.slice(0, at)]: text.slice(at + 1) };
 }
 
+/** Loaded when there is work: not for --help, nor for a wrong option. */
+const manifestRoom = () => import('../manifest/index.js');
+
 async function run(argv: readonly string[]): Promise<void> {
   const command = buildManifestCommand();
   command.parse(argv as string[], { from: 'user' });
@@ -106,6 +100,7 @@ async function run(argv: readonly string[]): Promise<void> {
   if (options.showPolicy) {
     if (template === undefined || out !== undefined) throw new UsageError('--show-policy takes one manifest');
     const name = template === '-' ? '<stdin>' : template;
+    const { compileManifest, decodeText, parseManifest, showPolicy } = await manifestRoom();
     writeOut(undefined, [showPolicy(compileManifest(parseManifest(decodeText(readInput(template), name), name)))]);
     return;
   }
@@ -123,6 +118,7 @@ function places(args: readonly string[], text: string | undefined): [string | un
 }
 
 async function make(template: string | undefined, out: string | undefined, options: Options): Promise<void> {
+  const { cacheFileFor, decodeText, FileCache, generateManifest } = await manifestRoom();
   const file = template === undefined ? '<string>' : template === '-' ? '<stdin>' : template;
   const text = template === undefined ? (options.string ?? '') : decodeText(readInput(template), file);
   if (options.chroot !== undefined) requireFolder(options.chroot);
@@ -136,7 +132,7 @@ async function make(template: string | undefined, out: string | undefined, optio
     template: text,
     file,
     define: options.define ?? {},
-    libdir: options.libdir,
+    ...(options.libdir === undefined ? {} : { libdir: options.libdir }),
     check: options.check,
     tdx,
     cache,

@@ -4,7 +4,7 @@
 // line for each problem, and a stack only for a bug of ours.
 
 import { CommanderError } from 'commander';
-import { ManifestError } from '../manifest/index.js';
+import type { ManifestError } from '../manifest/index.js';
 import { INTERNAL_EXIT_CODE } from './exit-codes.js';
 
 export const BAD_MANIFEST_EXIT_CODE = 1;
@@ -29,6 +29,19 @@ export class FileError extends Error {
   }
 }
 
+/** By its name: the room that makes them is loaded late, and perhaps not at all. */
+function isManifestError(error: unknown): error is ManifestError {
+  return error instanceof Error && error.name === 'ManifestError' && 'problems' in error;
+}
+
+/** A reader that has seen enough, such as head, closes its pipe: no reason to complain. */
+export function endQuietlyWithReader(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit(0);
+  });
+}
+
 /** Prints an error; returns the exit code. */
 export function reportManifestError(name: string, error: unknown): number {
   const say = (line: string) => process.stderr.write(`${name}: ${line}\n`);
@@ -45,7 +58,7 @@ export function reportManifestError(name: string, error: unknown): number {
     say(error.message);
     return BAD_USAGE_EXIT_CODE;
   }
-  if (error instanceof ManifestError) {
+  if (isManifestError(error)) {
     for (const problem of error.problems) say(problem);
     if (error.problems.length > 1) say(`${error.problems.length} problems`);
     return BAD_MANIFEST_EXIT_CODE;

@@ -3,7 +3,7 @@
 // The check of a manifest's shape: the verdict of Gramine's own checker, and a report that it does not give: every problem
 // at once, each with its key, its line and column, and the known key that was probably meant.
 
-import type { z } from 'zod';
+import type * as z from 'zod';
 import { gramineSchema, manifestSchema } from './schema.js';
 import type { Position, TomlTable, TomlValue } from './toml.js';
 

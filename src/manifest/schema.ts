@@ -4,7 +4,7 @@
 // accepts (python/graminelibos/manifest_check.py, quirks included: a boolean passes for an integer, a trusted file needs no
 // uri); ranges that only the run time knows are checked when the policy is compiled. docs/manifest.md is generated from this.
 
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** What this project does with a key. */
 export type Effect =
