@@ -31,7 +31,8 @@ describe.skipIf(spawnSync('script', ['--version']).error !== undefined)('a progr
     await terminal.seen(/\nsleeping\r\n/);
     type('\x03');
     await terminal.seen(/\^C/);
-    type('cat; echo cat ended\n');
+    type('echo cat starts; cat; echo cat ended\n');
+    await terminal.seen(/\ncat starts\r\n/);
     type('a line\n');
     await terminal.seen(/a line\r\na line\r\n/);
     type('\x04');
