@@ -58,6 +58,9 @@ struct walk {
   enum { LAST_NORM, LAST_ROOT, LAST_DOT, LAST_DOTDOT } last_type;
   bool slash;             // something like "name/"
 };
+struct name_buf { char *text; char small[128]; }; // a path from the program
+int name_get(struct name_buf *b, uptr name); // 0, -EFAULT, -ENAMETOOLONG, -ENOMEM
+void name_put(struct name_buf *b);           // after a name_get that worked
 int walk_begin(struct walk *w, int at, const char *name, u64 resolve);
 int walk_parent(struct walk *w);            // all but the last component
 int walk_last_dots(struct walk *w);         // when last_type is not LAST_NORM: cur becomes the object

@@ -257,11 +257,29 @@ int path_lookup(int at, const char *name, unsigned flags, struct path *out) {
   return path_lookup_resolve(at, name, flags, flags & LOOKUP_NO_XDEV ? RESOLVE_NO_XDEV : 0, out);
 }
 
+// Most names are short: only the others cost an allocation.
+int name_get(struct name_buf *b, uptr name) {
+  b->text = b->small;
+  long n = strncpy_from_user(b->small, name, sizeof b->small);
+  if (n >= 0) return 0;
+  if (n != -ENAMETOOLONG) return (int)n;
+  b->text = kmalloc(PATH_MAX, 0);
+  if (!b->text) return -ENOMEM;
+  n = strncpy_from_user(b->text, name, PATH_MAX);
+  if (n >= 0) return 0;
+  kfree(b->text);
+  return (int)n;
+}
+
+void name_put(struct name_buf *b) {
+  if (b->text != b->small) kfree(b->text);
+}
+
 int path_lookup_user(int at, uptr name, unsigned flags, struct path *out) {
-  char *buf = kmalloc(PATH_MAX, 0);
-  if (!buf) return -ENOMEM;
-  long n = strncpy_from_user(buf, name, PATH_MAX);
-  int r = n < 0 ? (int)n : path_lookup(at, buf, flags, out);
-  kfree(buf);
+  struct name_buf b;
+  int r = name_get(&b, name);
+  if (r) return r;
+  r = path_lookup(at, b.text, flags, out);
+  name_put(&b);
   return r;
 }

@@ -30,26 +30,17 @@ u64 (*const fs_fsize_limit)(void) = current_fsize_limit;
 void (*const fs_fsize_signal)(void) = send_sigxfsz;
 int (*const fs_current_pid)(void) = current_pid;
 
-// A path from the program: kmalloc'ed, or ERR_PTR.
-static char *get_path(uptr p) {
-  char *buf = kmalloc(PATH_MAX, 0);
-  if (!buf) return err_ptr(-ENOMEM);
-  long n = strncpy_from_user(buf, p, PATH_MAX);
-  if (n >= 0) return buf;
-  kfree(buf);
-  return err_ptr(n);
-}
-
 static unsigned lookup_flags(u32 at_flags) {
   return (at_flags & AT_SYMLINK_NOFOLLOW ? 0 : LOOKUP_FOLLOW) | (at_flags & AT_EMPTY_PATH ? LOOKUP_EMPTY : 0);
 }
 
 // --- open
 static long do_open(int at, uptr path, u32 flags, u32 mode, u64 resolve) {
-  char *name = get_path(path);
-  if (is_err(name)) return ptr_err(name);
-  struct file *f = path_open_resolve(at, name, flags, mode, resolve);
-  kfree(name);
+  struct name_buf name;
+  long err = name_get(&name, path);
+  if (err) return err;
+  struct file *f = path_open_resolve(at, name.text, flags, mode, resolve);
+  name_put(&name);
   if (is_err(f)) return ptr_err(f);
   int fd = fd_install(f, flags & O_CLOEXEC);
   if (fd < 0) file_put(f);
@@ -116,10 +107,10 @@ static long do_stat(int at, uptr path, u32 flags, struct kstat *k, int *mnt_id) 
   struct path p;
   int r = path_lookup_user(at, path, lookup_flags(flags), &p);
   if (r == -EOPNOTSUPP && !(flags & AT_SYMLINK_NOFOLLOW)) { // a magic link to a pipe or socket: ask the open file
-    char *name = get_path(path);
-    if (is_err(name)) return ptr_err(name);
-    struct file *f = path_open_resolve(at, name, O_RDONLY | O_NONBLOCK, 0, 0);
-    kfree(name);
+    struct name_buf name;
+    if ((r = name_get(&name, path))) return r;
+    struct file *f = path_open_resolve(at, name.text, O_RDONLY | O_NONBLOCK, 0, 0);
+    name_put(&name);
     if (is_err(f)) return ptr_err(f);
     r = fs_file_getattr(f, k);
     file_put(f);
@@ -185,44 +176,46 @@ long sys_faccessat2(u64 at, u64 path, u64 mode, u64 flags) { return do_access(S(
 
 // --- names
 long sys_mkdirat(u64 at, u64 path, u64 mode) {
-  char *name = get_path(path);
-  if (is_err(name)) return ptr_err(name);
-  long r = fs_mkdir(S(at), name, U(mode));
-  kfree(name);
+  struct name_buf name;
+  long err = name_get(&name, path);
+  if (err) return err;
+  long r = fs_mkdir(S(at), name.text, U(mode));
+  name_put(&name);
   return r;
 }
 long sys_mkdir(u64 path, u64 mode) { return sys_mkdirat((u64)AT_FDCWD, path, mode); }
 
 long sys_mknodat(u64 at, u64 path, u64 mode, u64 dev) {
-  char *name = get_path(path);
-  if (is_err(name)) return ptr_err(name);
-  long r = path_mknod(S(at), name, U(mode), U(dev), NULL);
-  kfree(name);
+  struct name_buf name;
+  long err = name_get(&name, path);
+  if (err) return err;
+  long r = path_mknod(S(at), name.text, U(mode), U(dev), NULL);
+  name_put(&name);
   return r;
 }
 long sys_mknod(u64 path, u64 mode, u64 dev) { return sys_mknodat((u64)AT_FDCWD, path, mode, dev); }
 
 long sys_unlinkat(u64 at, u64 path, u64 flags) {
   if (U(flags) & ~(u32)AT_REMOVEDIR) return -EINVAL;
-  char *name = get_path(path);
-  if (is_err(name)) return ptr_err(name);
-  long r = U(flags) & AT_REMOVEDIR ? fs_rmdir(S(at), name) : fs_unlink(S(at), name);
-  kfree(name);
+  struct name_buf name;
+  long err = name_get(&name, path);
+  if (err) return err;
+  long r = U(flags) & AT_REMOVEDIR ? fs_rmdir(S(at), name.text) : fs_unlink(S(at), name.text);
+  name_put(&name);
   return r;
 }
 long sys_unlink(u64 path) { return sys_unlinkat((u64)AT_FDCWD, path, 0); }
 long sys_rmdir(u64 path) { return sys_unlinkat((u64)AT_FDCWD, path, AT_REMOVEDIR); }
 
 long sys_symlinkat(u64 target, u64 at, u64 path) {
-  char *text = get_path(target), *name;
-  if (is_err(text)) return ptr_err(text);
-  long r;
-  if (is_err(name = get_path(path))) r = ptr_err(name);
-  else {
-    r = fs_symlink(text, S(at), name);
-    kfree(name);
+  struct name_buf text, name;
+  long r = name_get(&text, target);
+  if (r) return r;
+  if (!(r = name_get(&name, path))) {
+    r = fs_symlink(text.text, S(at), name.text);
+    name_put(&name);
   }
-  kfree(text);
+  name_put(&text);
   return r;
 }
 long sys_symlink(u64 target, u64 path) { return sys_symlinkat(target, (u64)AT_FDCWD, path); }
@@ -233,11 +226,10 @@ long sys_linkat(u64 at, u64 path, u64 new_at, u64 new_path, u64 flags) {
   if ((U(flags) & AT_EMPTY_PATH) && fs_cred()->euid) return -ENOENT;
   long r = path_lookup_user(S(at), path, (U(flags) & AT_SYMLINK_FOLLOW ? LOOKUP_FOLLOW : 0) | (U(flags) & AT_EMPTY_PATH ? LOOKUP_EMPTY : 0), &old);
   if (r) return r;
-  char *name = get_path(new_path);
-  if (is_err(name)) r = ptr_err(name);
-  else {
-    r = fs_link(&old, S(new_at), name);
-    kfree(name);
+  struct name_buf name;
+  if (!(r = name_get(&name, new_path))) {
+    r = fs_link(&old, S(new_at), name.text);
+    name_put(&name);
   }
   path_put(&old);
   return r;
@@ -245,15 +237,14 @@ long sys_linkat(u64 at, u64 path, u64 new_at, u64 new_path, u64 flags) {
 long sys_link(u64 path, u64 new_path) { return sys_linkat((u64)AT_FDCWD, path, (u64)AT_FDCWD, new_path, 0); }
 
 long sys_renameat2(u64 at, u64 path, u64 new_at, u64 new_path, u64 flags) {
-  char *from = get_path(path), *to;
-  if (is_err(from)) return ptr_err(from);
-  long r;
-  if (is_err(to = get_path(new_path))) r = ptr_err(to);
-  else {
-    r = fs_rename(S(at), from, S(new_at), to, U(flags));
-    kfree(to);
+  struct name_buf from, to;
+  long r = name_get(&from, path);
+  if (r) return r;
+  if (!(r = name_get(&to, new_path))) {
+    r = fs_rename(S(at), from.text, S(new_at), to.text, U(flags));
+    name_put(&to);
   }
-  kfree(from);
+  name_put(&from);
   return r;
 }
 long sys_renameat(u64 at, u64 path, u64 new_at, u64 new_path) { return sys_renameat2(at, path, new_at, new_path, 0); }
