@@ -24,6 +24,9 @@ interface Options {
   readonly quiet?: boolean;
   readonly showPolicy?: boolean;
   readonly completion?: string;
+  readonly auto?: boolean;
+  readonly trace?: string | true;
+  readonly output?: string;
 }
 
 /** Runs the command and ends the process. */
@@ -58,8 +61,13 @@ export function buildManifestCommand(): Command {
     .option('--no-cache', 'hash every file, also those that have not changed since the last time')
     .option('-q, --quiet', 'no progress bar')
     .option('--show-policy', 'print what a finished manifest says, every default filled in, and stop')
+    .option('--auto', 'write a template for a program of this machine: --auto [-o OUT] PROGRAM [ARGS]')
+    .option('--trace [seconds]', 'with --auto: run the program here under strace (5 s), and add what it opens')
+    .option('-o, --output <file>', 'with --auto: where the template goes')
     .option('--completion <shell>', 'print the completion script for bash or zsh')
     .version(readVersion(), '-V, --version')
+    .allowExcessArguments()
+    .passThroughOptions()
     .exitOverride()
     .configureOutput({ writeErr: () => {} })
     .addHelpText('after', HELP);
@@ -69,6 +77,7 @@ const HELP = `
 Examples:
   gramine-manifest -Dlog_level=error redis.manifest.template redis-server.manifest.tdx
   gramine-manifest -c 'libos.entrypoint = "/{{ name }}"' -Dname=app
+  gramine-manifest --auto -o redis-server.manifest.template redis-server --save ''
   gramine-manifest --show-policy redis-server.manifest.tdx
 
 Templates are Jinja2's; what this tool would render differently it refuses, with line and column.
@@ -96,6 +105,12 @@ async function run(argv: readonly string[]): Promise<void> {
     process.stdout.write(completion(options.completion, command));
     return;
   }
+  if (options.auto) {
+    await auto(command.args, options);
+    return;
+  }
+  if (options.trace !== undefined || options.output !== undefined)
+    throw new UsageError('--trace and --output go with --auto');
   const [template, out] = places(command.args, options.string);
   if (options.showPolicy) {
     if (template === undefined || out !== undefined) throw new UsageError('--show-policy takes one manifest');
@@ -115,6 +130,22 @@ function places(args: readonly string[], text: string | undefined): [string | un
   if (text !== undefined && second !== undefined) throw new UsageError('give either TEMPLATE or -c STRING, not both');
   if (more.length > 0) throw new UsageError(`unexpected "${more[0]}": one template makes one manifest`);
   return text === undefined ? [first, second] : [undefined, first];
+}
+
+const DEFAULT_TRACE_SECONDS = 5;
+
+async function auto(words: readonly string[], options: Options): Promise<void> {
+  const [app, ...args] = words;
+  if (app === undefined) throw new UsageError('--auto needs a program');
+  const seconds = options.trace === true ? DEFAULT_TRACE_SECONDS : Number(options.trace ?? 0);
+  if (!(seconds >= 0 && seconds <= 86400)) throw new UsageError(`--trace ${options.trace}: expected seconds`);
+  const { autoManifest, cacheFileFor, FileCache } = await manifestRoom();
+  const cache = new FileCache(options.cache ? cacheFileFor(`auto ${app}`) : undefined);
+  const traced = options.trace === undefined ? {} : { traceSeconds: seconds };
+  const { template, warnings } = autoManifest({ app, args, cache, ...traced });
+  for (const warning of warnings) process.stderr.write(`${NAME}: ${warning}\n`);
+  writeOut(options.output, [template]);
+  cache.save();
 }
 
 async function make(template: string | undefined, out: string | undefined, options: Options): Promise<void> {

@@ -327,7 +327,7 @@ function machineSpec(
 ): MachineSpec {
   return {
     accelerator: choice.accelerator,
-    cpus: request.cpus ?? Math.min(availableParallelism(), MAX_DEFAULT_CPUS),
+    cpus: request.cpus ?? plan.cpus ?? Math.min(availableParallelism(), MAX_DEFAULT_CPUS),
     memoryBytes: plan.memoryBytes,
     image: file('image'),
     vsockSocket: file('vsock'),

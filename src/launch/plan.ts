@@ -5,7 +5,19 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
-import { cacheFileFor, compilePolicy, FileCache, ManifestError, type Policy, parseSize } from '../manifest/index.js';
+import {
+  cacheFileFor,
+  compileManifest,
+  compilePolicy,
+  decodeText,
+  FileCache,
+  ManifestError,
+  machineOf,
+  type ParsedManifest,
+  type Policy,
+  parseManifest,
+  parseSize,
+} from '../manifest/index.js';
 import { fromErrno, LaunchError } from './errors.js';
 import { MIN_MEMORY_BYTES, type Publication, type Volume } from './options.js';
 import { buildZeroConfig } from './zero-config.js';
@@ -28,6 +40,8 @@ export interface Plan {
   readonly invocation: { readonly argv: readonly Uint8Array[]; readonly env: readonly Uint8Array[] };
   readonly leaves: ReadonlyMap<string, string>;
   readonly memoryBytes: bigint;
+  /** As the manifest wishes. */
+  readonly cpus?: number | undefined;
   /** What was found and decided, in one line. */
   readonly summary: string;
   readonly warnings: readonly string[];
@@ -52,7 +66,7 @@ function planWithout(request: PlanRequest): Plan {
   });
   return {
     manifest,
-    policy: compile(manifest, 'the manifest made for this run'),
+    policy: asLaunchError(() => compilePolicy(manifest), 'the manifest made for this run'),
     invocation: { argv: [], env: [] },
     leaves,
     memoryBytes: request.memoryBytes ?? DEFAULT_MEMORY_BYTES,
@@ -62,16 +76,19 @@ function planWithout(request: PlanRequest): Plan {
   };
 }
 
-async function planWith(request: PlanRequest, path: string): Promise<Plan> {
-  const manifest = await readManifest(path);
+function planWith(request: PlanRequest, path: string): Plan {
+  const parsed = readManifest(path);
+  const manifest = parsed.value;
   addToManifest(manifest, request);
-  const policy = compile(manifest, path);
+  const policy = asLaunchError(() => compileManifest(parsed), path);
+  const machine = asLaunchError(() => machineOf(parsed), path);
   return {
     manifest,
     policy,
     invocation: { argv: argumentsFor(policy, request, path), env: environmentFor(policy, request, path) },
     leaves: new Map(),
-    memoryBytes: request.memoryBytes ?? memoryOf(manifest) ?? DEFAULT_MEMORY_BYTES,
+    memoryBytes: request.memoryBytes ?? machine.memoryBytes ?? memoryOf(manifest) ?? DEFAULT_MEMORY_BYTES,
+    cpus: machine.cpus,
     summary: `${policy.entrypoint} as ${path} says`,
     warnings: [],
     remember: () => {},
@@ -80,32 +97,27 @@ async function planWith(request: PlanRequest, path: string): Promise<Plan> {
 
 type Mutable = Record<string, unknown>;
 
-async function readManifest(path: string): Promise<Mutable> {
-  let text: string;
+function readManifest(path: string): ParsedManifest {
+  let bytes: Buffer;
   try {
-    text = readFileSync(path, 'utf8');
+    bytes = readFileSync(path);
   } catch (error) {
     throw fromErrno(error, `cannot read ${path}`);
   }
-  // The parser is needed on this road only.
-  const { default: toml } = await import('@iarna/toml');
-  try {
-    return toml.parse(text) as Mutable;
-  } catch (error) {
-    const { line, col, message } = error as { line?: number; col?: number; message: string };
-    const where = line === undefined ? path : `${path}:${line + 1}:${(col ?? 0) + 1}`;
-    const what = message.split('\n', 1)[0]?.replace(/ at row .*$/, '') ?? '';
-    throw new LaunchError('manifest-invalid', `${where}: ${what}`, { cause: error });
-  }
+  return asLaunchError(() => parseManifest(decodeText(bytes, path), path), path);
 }
 
-function compile(manifest: unknown, where: string): Policy {
+/** The offences of a manifest as the launcher tells them. */
+function asLaunchError<T>(read: () => T, where: string): T {
   try {
-    return compilePolicy(manifest);
+    return read();
   } catch (error) {
     if (!(error instanceof ManifestError)) throw error;
-    const list = error.problems.map((problem) => `\n  ${problem}`).join('');
-    throw new LaunchError('manifest-invalid', `${where} is not a valid manifest:${list}`, { cause: error });
+    const list =
+      error.code === 'syntax'
+        ? error.problems.join('\n')
+        : `${where} is not a valid manifest:${error.problems.map((problem) => `\n  ${problem}`).join('')}`;
+    throw new LaunchError('manifest-invalid', list, { cause: error });
   }
 }
 

@@ -4,6 +4,7 @@
 // libraries open by name, the library folders of interpreters, and files named among its arguments. What a program opens
 // later by a name that it computed cannot be known here.
 
+import { execFileSync } from 'node:child_process';
 import { type BigIntStats, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Closure, findOnPath, type HostFile } from './closure.js';
@@ -31,9 +32,14 @@ const ETC_FILES = [
 const BESIDE_LIBRARY: Readonly<
   Record<string, { readonly files?: readonly string[]; readonly libraries?: readonly string[] }>
 > = {
-  // pthread_exit and backtrace unwind with it
-  'libc.so.6': { libraries: ['libgcc_s.so.1'] },
-  'libcrypto.so.3': { files: ['/etc/ssl/openssl.cnf', '/usr/lib/ssl/openssl.cnf'] },
+  // pthread_exit and backtrace unwind with the library; iconv looks into the file
+  'libc.so.6': {
+    libraries: ['libgcc_s.so.1'],
+    files: ['/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache'],
+  },
+  'libcrypto.so.3': {
+    files: ['/etc/ssl/openssl.cnf', '/usr/lib/ssl/openssl.cnf', '/usr/lib/x86_64-linux-gnu/ossl-modules/legacy.so'],
+  },
   'libtinfo.so.6': { files: [`/lib/terminfo/${process.env.TERM?.[0] ?? 'd'}/${process.env.TERM ?? 'dumb'}`] },
 };
 
@@ -44,6 +50,10 @@ export interface DiscoveryRequest {
   /** The environment of the program: PATH and LD_LIBRARY_PATH count. */
   readonly env: ReadonlyMap<string, string>;
   readonly cache: FileCache;
+  /** Also the folders that the program's Debian package brings for it. */
+  readonly packageFolders?: boolean;
+  /** Files that the program was seen to open. */
+  readonly opened?: readonly string[];
 }
 
 /** A folder that the program needs whole. */
@@ -98,6 +108,11 @@ export function discover(request: DiscoveryRequest): Discovery {
     trees.addInterpreterLibrary(interpreter);
   addRunTimeFiles(closure);
   const named = addArgumentFiles(closure, request.args);
+  if (request.packageFolders)
+    for (const { path, reason } of packageFolders(request.entrypoint)) trees.addFolder(path, reason);
+  if (/^node(js)?$/.test(basename(request.entrypoint))) addNodeModules(trees, closure, request.args);
+  for (const path of request.opened ?? [])
+    if (!trees.covers(path)) closure.addOptional(path, 'opened when it was traced');
   return {
     folders: trees.folders,
     folderFiles: trees.files,
@@ -136,6 +151,58 @@ function nssLibraries(): string[] {
     for (const word of (services ?? '').replaceAll(/\[[^\]]*\]/g, ' ').split(/\s+/)) if (word !== '') modules.add(word);
   }
   return [...modules].map((name) => `libnss_${name}.so.2`);
+}
+
+/** Where packages keep what belongs to one program. */
+const DATA_PARENTS = ['/etc', '/usr/share', '/usr/lib', '/usr/lib/x86_64-linux-gnu', '/usr/libexec'];
+
+/** A field of dpkg-query's format language. */
+const field = (name: string): string => `\${${name}}`;
+
+/** Folders of the program's own package, and of those built from the same source, that are named after the program. */
+function packageFolders(program: string): NeededFolder[] {
+  const ask = (command: string, args: readonly string[]): string => {
+    try {
+      return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], maxBuffer: 1 << 26 });
+    } catch {
+      return ''; // not Debian, or not from a package
+    }
+  };
+  const real = realpathSync(program);
+  // Where /bin is a link, packages may still own the path through it.
+  const owners = [program, real, real.replace(/^\/usr/, '')].map((path) => ask('dpkg-query', ['-S', path]));
+  const owner = owners.find((text) => text !== '')?.split(/[:,]/, 1)[0];
+  if (owner === undefined) return [];
+  const source = ask('dpkg-query', ['-W', '-f', field('source:Package'), owner]) || owner;
+  const packages = ask('dpkg-query', [
+    '-W',
+    '-f',
+    `${['source:Package', 'binary:Package', 'db:Status-Status'].map(field).join(' ')}\n`,
+  ])
+    .split('\n')
+    .map((line) => line.split(' '))
+    .flatMap(([from, name, status]) => (from === source && status === 'installed' && name ? [name] : []));
+  const names = [basename(program), owner, source];
+  const own = (name: string) => names.some((n) => n === name || (name.length >= 3 && n.startsWith(`${name}-`)));
+  const found = new Map<string, string>();
+  for (const name of packages) {
+    for (const path of ask('dpkg-query', ['-L', name]).split('\n'))
+      if (DATA_PARENTS.includes(dirname(path)) && own(basename(path))) found.set(path, `data of the package ${name}`);
+  }
+  return [...found].map(([path, reason]) => ({ path, reason }));
+}
+
+/** What `require` finds from a script: the node_modules beside it or above it, and package.json. */
+function addNodeModules(trees: Trees, closure: Closure, args: readonly string[]): void {
+  const script = args.find((arg) => /\.[cm]?js$/.test(arg));
+  if (script === undefined) return;
+  let folder = dirname(resolve(script));
+  for (;;) {
+    closure.addOptional(join(folder, 'package.json'), 'read by node for its scripts');
+    trees.addFolder(join(folder, 'node_modules'), `modules of ${script}`);
+    if (folder === '/') return;
+    folder = dirname(folder);
+  }
 }
 
 /** A file that the user named as an argument is meant for the program: a script, a configuration. */

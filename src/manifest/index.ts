@@ -2,6 +2,7 @@
 //
 // The door of the manifest room.
 
+export { type AutoManifest, type AutoRequest, autoManifest, trace } from './auto.js';
 export { CborError, type CborValue, type DecodedCbor, decodeCbor, encodeCbor } from './cbor.js';
 export { type CheckOptions, checkManifest, type Problem } from './check.js';
 export {
