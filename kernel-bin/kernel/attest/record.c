@@ -175,9 +175,10 @@ void attest_init(void) {
   parse_or_stop(&items.host, "host", host_parse);
   trusted_set_leaves(host_leaves.start, host_leaves.len);
   if (!host_hints.hostname[0]) strlcpy(host_hints.hostname, "gramine-tdx", sizeof(host_hints.hostname));
-  // The log shows what the program does: in a TD the host may ask for less than the policy, never for more.
+  // The log shows what the program does: in a TD the host may ask for less than the policy, never for more. Elsewhere
+  // it is the user at this machine who asks, and the more talkative of both wishes counts.
   u32 level = policy.log;
-  if (host_log >= 0 && (!in_td || (u32)host_log < level)) level = (u32)host_log;
+  if (host_log >= 0 && (in_td ? (u32)host_log < level : (u32)host_log > level)) level = (u32)host_log;
   log_level = level;
   time_set_realtime(host_hints.time_ns);
 }
