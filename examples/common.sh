@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Sourced by the examples' run scripts. `./run` runs the program in a virtual machine, `./run --linux` the same program on
-# this system, for comparison: the output is the same. GRAMINE_VM replaces the launcher and adds options to it.
+# Sourced by the examples' run scripts. `./run` makes a manifest from the template and runs the program in a virtual
+# machine; `./run --linux` runs the same program on this system, for comparison: the output is the same.
 
 here=$(cd "$(dirname "$0")" && pwd)
-cd "$here"
-if [ -z "${GRAMINE_VM:-}" ]; then
-  if [ -e ../../dist/cli/gramine-vm.js ]; then GRAMINE_VM="node $here/../../dist/cli/gramine-vm.js"; else GRAMINE_VM="npx gramine-vm"; fi
-fi
 linux=
 if [ "${1:-}" = --linux ]; then linux=1; fi
+commands=$here/../../dist/cli
+gramine_vm() { node "$commands/gramine-vm.js" "$@"; }
+gramine_manifest() { node "$commands/gramine-manifest.js" "$@"; }
 
-# vm [OPTIONS --] PROGRAM ARGS: in the machine; with --linux the options are dropped.
-vm() {
-  if [ -n "$linux" ]; then
-    while [ "$1" != -- ]; do shift; done
-    shift
-    "$@"
-  else
-    # shellcheck disable=SC2086  # words
-    $GRAMINE_VM -q "$@"
-  fi
+# A folder for the manifest and what the run leaves behind; the launcher finds APP.manifest.tdx there.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+# manifest APP [DEFINITIONS...]: renders the example's template to APP.manifest.tdx.
+manifest() {
+  app=$1
+  shift
+  gramine_manifest --quiet "$@" "$here/$app.manifest.template" "$app.manifest.tdx"
 }
 
 # await_line FILE TEXT: reads FILE (a fifo) until a line has TEXT; fails when it ends before. The rest is thrown away.
