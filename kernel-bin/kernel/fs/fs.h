@@ -29,7 +29,7 @@ struct inode {
   struct memobj mem;            // page cache of a regular file
   struct list locks;            // POSIX and flock records (fs/locks.c, under its lock)
   struct list watches;          // inotify
-  u32 flags;                    // INODE_*, changed under lock
+  u32 flags;                    // fs/internal.h's INODE_*, changed under lock
   u32 seals;                    // memfd: F_SEAL_*, under lock
   u32 nr_pages, nr_dirty;       // in the page cache, under mem.lock
   u32 wb_busy;                  // a thread writes its dirty pages back (fs/writeback.c)
@@ -41,7 +41,6 @@ struct inode {
   void *sock;                   // bound AF_UNIX socket (net room)
   struct pipe *pipe;            // FIFO, while open
 };
-enum { INODE_APPEND_ONLY = 1, INODE_IMMUTABLE = 2, INODE_NOCACHE_SIZE = 4 };
 // A hashed dentry has one reference of the cache's own, so an unused one has refs == 1. A file system whose names live
 // nowhere else (tmpfs) takes one more for as long as the name exists.
 struct dentry {
@@ -186,7 +185,7 @@ void pagecache_invalidate(struct inode *i);               // drops clean pages (
 void pagecache_end_read(struct page **pages, unsigned n, int err); // 0: they are uptodate; unlocks, wakes
 int pagecache_writeback(struct inode *i, u64 first, u64 last);     // page indexes, inclusive; waits; 0 or -errno
 void pagecache_counts(u64 *cached, u64 *dirty);           // pages, for /proc/meminfo
-extern const struct memobj_ops pagecache_memobj_ops;      // inode_create uses it. mm: after get_page, map under pt_lock only
+extern const struct memobj_ops pagecache_memobj_ops, pagecache_storage_memobj_ops; // inode_create sets them. mm: after get_page, map under pt_lock only
                                                           // while page->cache.obj is still the object (and, for a shared
                                                           // writable entry, PG_DIRTY is still set), else start over
 // --- locks (fs/locks.c). fcntl: F_GETLK, F_SETLK, F_SETLKW and the F_OFD_ ones with the program's struct flock at arg.

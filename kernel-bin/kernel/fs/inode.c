@@ -42,7 +42,7 @@ struct inode *inode_create(struct super *s, u32 mode) {
   i->ino = __atomic_add_fetch(&s->next_ino, 1, __ATOMIC_RELAXED);
   i->atime = i->mtime = i->ctime = time_now_ts();
   mutex_init(&i->lock, RANK_INODE);
-  memobj_init(&i->mem, &pagecache_memobj_ops);
+  memobj_init(&i->mem, s->flags & SUPER_STORAGE ? &pagecache_storage_memobj_ops : &pagecache_memobj_ops);
   list_init(&i->locks);
   list_init(&i->watches);
   list_init(&i->dirty_link);

@@ -96,6 +96,7 @@ int chrdev_open(struct file *f);
 struct readahead { u64 *next; u32 *window; }; // where the last window ended, and its size: hints of a file or a mapping
 // Uptodate and referenced; brought in when it must be, with up to `want` pages from there. *out NULL: a hole (alloc false).
 int pagecache_get(struct inode *i, u64 index, u64 want, bool alloc, struct readahead ra, struct page **out);
+bool pagecache_has(struct inode *i, u64 index);                     // a hint
 int pagecache_insert(struct inode *i, u64 index, struct page *p);   // the cache takes its own reference. -EEXIST, -ENOMEM, -ENOSPC
 unsigned pagecache_insert_run(struct inode *i, u64 index, struct page **pages, unsigned n); // locked ones; how many were new
 void pagecache_set_dirty(struct inode *i, struct page *p);

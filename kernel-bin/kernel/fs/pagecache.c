@@ -129,6 +129,13 @@ static struct page *find(struct inode *i, u64 index) {
   return p;
 }
 
+bool pagecache_has(struct inode *i, u64 index) {
+  spin_lock(&i->mem.lock);
+  bool r = radix_get(&i->mem.pages, index) != NULL;
+  spin_unlock(&i->mem.lock);
+  return r;
+}
+
 static unsigned find_uptodate(struct inode *i, u64 index, unsigned n, struct page **out) {
   unsigned k = 0;
   spin_lock(&i->mem.lock);
@@ -507,6 +514,8 @@ static void cache_release(struct memobj *o) {
 }
 
 const struct memobj_ops pagecache_memobj_ops = { cache_get_page, cache_peek_pages, cache_set_dirty, cache_release };
+// Nothing is ever written back: entries may be writable from the start.
+const struct memobj_ops pagecache_storage_memobj_ops = { cache_get_page, cache_peek_pages, NULL, cache_release };
 
 int pagecache_mmap(struct file *f, struct mmap_request *rq) {
   struct inode *i = f->inode;

@@ -95,7 +95,7 @@ int readahead_miss(struct inode *i, struct readahead ra, u64 index, u64 want) {
   bool sequential = index == *ra.next || index == 0;
   u64 window = sequential ? MIN(MAX(*ra.window * 2u, WINDOW_MIN), RA_MAX) : 0;
   u64 first = ALIGN_DOWN(index, LEAF_PAGES);
-  if (first < index && !sequential && radix_get(&i->mem.pages, first)) first = index; // a hint: read without the lock
+  if (first < index && !sequential && pagecache_has(i, first)) first = index;
   if (sequential) first = index;
   u64 n = ALIGN_UP(MIN(MAX(want, MIN(window, (u64)WINDOW_MIN)), (u64)RA_MAX) + (index - first), LEAF_PAGES);
   struct request *rq = collect(i, first, MIN(n, (u64)RA_MAX));
