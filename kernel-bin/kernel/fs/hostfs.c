@@ -326,9 +326,15 @@ static struct inode *allowed_inode(struct super *s, const struct host_entry *e) 
       if (fresh) { // never had a node id: it goes quietly
         inode_put(fresh->inode);
       }
-      if ((h->inode->mode & S_IFMT) == (e->attr.mode & S_IFMT)) return h->inode;
-      inode_put(h->inode);
-      return NULL;
+      if ((h->inode->mode & S_IFMT) != (e->attr.mode & S_IFMT)) {
+        inode_put(h->inode);
+        return NULL;
+      }
+      if (mutex_trylock(&h->inode->lock)) { // saves asking again; somebody who changes the file now knows better anyway
+        hnode_attr(h->inode, e);
+        mutex_unlock(&h->inode->lock);
+      }
+      return h->inode;
     }
     if (fresh) {
       fresh->lookups = 1;
