@@ -73,5 +73,10 @@ function isTrue(v: TomlValue): boolean {
 /** Texts become `{ uri = ... }`. Anything else stays: the schema check speaks of it. */
 function asTables(files: TomlValue | undefined): TomlValue {
   if (files?.kind !== 'array') return files ?? toml.array();
-  return { ...files, items: files.items.map((f) => (f.kind === 'string' ? toml.table([['uri', f]]) : f)) };
+  return {
+    ...files,
+    items: files.items.map((f) =>
+      f.kind === 'string' ? { ...toml.table([['uri', f]]), ...(f.at ? { at: f.at } : {}) } : f,
+    ),
+  };
 }

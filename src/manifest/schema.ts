@@ -361,10 +361,12 @@ const tdxTable = table({
   }),
   net: key(
     table({
-      publish: key(list(str), 'enforced', 'guest ports that the launcher may open on the host: "6379/tcp"', {
-        default: '[]',
-        range: '1 to 65535, "/tcp" (default) or "/udp"',
-      }),
+      publish: key(
+        list(str),
+        'none',
+        'guest ports that the program serves, such as "6379/tcp": a note to whoever runs it; -p opens ports',
+        { default: '[]', range: '1 to 65535, "/tcp" (default) or "/udp"' },
+      ),
       outbound: key(list(str), 'enforced', 'where the program may connect: "HOST:PORT", either may be "*"', {
         default: '[]',
       }),

@@ -176,17 +176,28 @@ class StatementParser extends ScannerClass {
     super.return(value);
   }
 
+  // An inline list or table stands where its bracket does.
+  override parseInlineList(): unknown {
+    this.state.at ??= this.#valueStart;
+    return super.parseInlineList();
+  }
+  override parseInlineTable(): unknown {
+    this.state.at ??= this.#valueStart;
+    return super.parseInlineTable();
+  }
+
   recordAssignStatement(kv: { key: string[]; value: unknown }): unknown {
     this.#assign(kv.key, this.#convert(kv.value));
     return this.goto(this.parseWhitespaceToEOL);
   }
   recordInlineListValue(value: unknown): unknown {
-    this.state.resultArr ??= new InlineArray(this.#valueStart);
+    this.state.resultArr ??= new InlineArray(this.state.at ?? this.#valueStart);
     (this.state.resultArr as InlineArray).items.push(this.#convert(value));
     return this.goto(this.parseInlineListNext);
   }
   recordInlineTableValue(kv: { key: string[]; value: unknown }): unknown {
-    if (!(this.state.resultTable instanceof InlineTable)) this.state.resultTable = new InlineTable(this.#valueStart);
+    if (!(this.state.resultTable instanceof InlineTable))
+      this.state.resultTable = new InlineTable(this.state.at ?? this.#valueStart);
     const target = this.state.resultTable as InlineTable;
     const value = this.#convert(kv.value);
     const parents = kv.key.slice(0, -1);

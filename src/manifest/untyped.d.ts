@@ -13,6 +13,8 @@ declare module '@iarna/toml/lib/toml-parser.js' {
     buf: string;
     resultTable: unknown;
     resultArr: unknown;
+    /** Ours: where the inline list or table begins. */
+    at?: { readonly line: number; readonly column: number };
   }
   /** The part of @iarna/toml's parser class that toml.ts builds upon. */
   export default class Scanner {
