@@ -36,6 +36,10 @@ interface Options {
   readonly quiet?: true;
 }
 
+const LOG_ERROR = 1;
+const LOG_WARNING = 2;
+const LOG_DEBUG = 3;
+
 /** Runs the command and ends the process with its exit status. */
 export async function runVmCommand(name: string, argv: readonly string[]): Promise<void> {
   try {
@@ -70,6 +74,8 @@ async function run(name: string, argv: readonly string[]): Promise<number> {
     verbose: options.verbose ?? false,
     kernelImage: process.env.GRAMINE_TDX_KERNEL,
     bridgeProgram: process.env.GRAMINE_TDX_BRIDGE,
+    kernelLogLevel: options.verbose ? LOG_DEBUG : options.quiet ? LOG_ERROR : LOG_WARNING,
+    kernelLog: options.verbose ? (line) => process.stderr.write(`${line}\n`) : say,
     say: options.quiet ? () => {} : say,
     detail: options.verbose ? say : () => {},
   };

@@ -35,15 +35,17 @@ export interface LaunchRequest extends PlanRequest {
   readonly bridgeProgram?: string | undefined;
   /** A line for the user, on stderr. */
   readonly say: (line: string) => void;
+  /** How much the kernel says on its own account (docs/launch-record.md, `host.log`), and where its lines go. */
+  readonly kernelLogLevel: number;
+  readonly kernelLog: (line: string) => void;
   /** A line that only --verbose shows. */
   readonly detail: (line: string) => void;
 }
 
 const MAX_DEFAULT_CPUS = 4;
-const LOG_WARNING = 2;
-const LOG_DEBUG = 3;
-const LOG_TAIL_BYTES = 4096;
-const LOG_TAIL_LINES = 12;
+/** What helpers printed, as far as an error message quotes it. */
+const OUTPUT_TAIL_BYTES = 4096;
+const LOG_LINE_CHARS = 1000;
 /** After the machine is gone the helpers have this long to end by themselves. */
 const HELPER_GRACE_MS = 1000;
 /** A program that was asked to end with SIGTERM or SIGHUP has this long. */
@@ -102,7 +104,6 @@ class Run {
   private guestSeen = false;
   private killedBy: number | undefined;
   private lastWords = '';
-  private logTail = Buffer.alloc(0);
   private readonly signals = new Map<NodeJS.Signals, () => void>();
 
   constructor(
@@ -182,7 +183,7 @@ class Run {
     this.adopt(child);
     let output = '';
     child.stderr?.on('data', (data: Buffer) => {
-      output = (output + data.toString()).slice(-LOG_TAIL_BYTES);
+      output = (output + data.toString()).slice(-OUTPUT_TAIL_BYTES);
       this.request.detail(`virtiofsd: ${data.toString().trimEnd()}`);
     });
     const failed = new Promise<never>((_resolve, reject) => {
@@ -207,7 +208,7 @@ class Run {
     const port = (name: keyof typeof QEMU_FDS) => pipes[QEMU_FDS[name]] as Duplex;
     let output = '';
     child.stderr?.on('data', (data: Buffer) => {
-      output = (output + data.toString()).slice(-LOG_TAIL_BYTES);
+      output = (output + data.toString()).slice(-OUTPUT_TAIL_BYTES);
     });
     const ended = new Promise<string>((resolve, reject) => {
       child.once('error', (error) => reject(new LaunchError('qemu-missing', `cannot start ${path}: ${error.message}`)));
@@ -234,12 +235,20 @@ class Run {
     return ended;
   }
 
+  /** Passes the kernel's log on in lines, as it comes from the guest: without control bytes, and of bounded length. */
   private readLog(log: Duplex): void {
+    let pending = '';
+    const pass = (line: string) => {
+      if (line !== '') this.request.kernelLog(printable(line));
+    };
     log.on('error', () => {});
-    log.on('data', (data: Buffer) => {
-      if (this.request.verbose) process.stderr.write(data);
-      this.logTail = Buffer.concat([this.logTail, data]).subarray(-LOG_TAIL_BYTES);
+    log.setEncoding('utf8');
+    log.on('data', (data: string) => {
+      const lines = (pending + data).split('\n');
+      pending = (lines.pop() ?? '').slice(0, LOG_LINE_CHARS);
+      for (const line of lines) pass(line.slice(0, LOG_LINE_CHARS));
     });
+    log.on('end', () => pass(pending));
   }
 
   private adopt(child: ChildProcess): void {
@@ -258,7 +267,7 @@ class Run {
         tty: spec.tty,
         rows: rows ?? 24,
         cols: columns ?? 80,
-        logLevel: this.request.verbose ? LOG_DEBUG : LOG_WARNING,
+        logLevel: this.request.kernelLogLevel,
         leaves: this.plan.leaves,
       },
     });
@@ -267,14 +276,12 @@ class Run {
   private outcome(qemuOutput: string): number {
     if (this.status !== undefined) return this.status;
     if (this.killedBy !== undefined) return 128 + this.killedBy;
-    const log = this.logTail.toString('utf8').trimEnd().split('\n').slice(-LOG_TAIL_LINES);
     const parts = [
       this.guestSeen
         ? 'the virtual machine ended without an exit status'
         : 'the virtual machine ended before the program started',
       ...(this.lastWords === '' ? [] : [`its last words: ${printable(this.lastWords)}`]),
       ...(qemuOutput.trim() === '' ? [] : [`QEMU: ${qemuOutput.trim()}`]),
-      ...(log[0] === '' ? [] : ['the end of its log:', ...log.map((line) => `  ${printable(line)}`)]),
     ];
     throw new LaunchError('guest-died', parts.join('\n'));
   }
