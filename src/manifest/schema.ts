@@ -187,8 +187,8 @@ const gramineShape = {
         { default: '"error"' },
       ),
       log_file: key(str, 'none', 'the kernel’s log goes to the launcher'),
-      uid: key(int, 'enforced', 'user id of the program', { default: '0', range: '0 to 4294967294' }),
-      gid: key(int, 'enforced', 'group id of the program', { default: '0', range: '0 to 4294967294' }),
+      uid: key(int, 'enforced', 'user id of the program', { default: '0', range: '0 to 4294967295' }),
+      gid: key(int, 'enforced', 'group id of the program', { default: '0', range: '0 to 4294967295' }),
     }),
     'enforced',
     'how the program starts',
@@ -265,7 +265,7 @@ const gramineShape = {
         'what happens to files that are in neither list',
         { default: '"strict"' },
       ),
-      remote_attestation: key(oneOf(['none', 'dcap']), 'enforced', 'whether /dev/attestation offers quotes', {
+      remote_attestation: key(oneOf(['none', 'dcap']), 'none', 'measured with the policy; no quotes are offered yet', {
         default: '"none"',
       }),
       enclave_size: key(str, 'enforced', 'memory of the machine when tdx.memory is absent', {
@@ -355,7 +355,7 @@ const tdxTable = table({
     'as sgx.file_check_policy, before which it goes',
   ),
   read_only: key(list(str), 'enforced', 'guest paths of mounts whose allowed files the program may read and not write'),
-  remote_attestation: key(oneOf(['none', 'dcap']), 'enforced', 'as sgx.remote_attestation, before which it goes'),
+  remote_attestation: key(oneOf(['none', 'dcap']), 'none', 'as sgx.remote_attestation, before which it goes'),
   enclave_size: key(str, 'enforced', 'memory of the machine when tdx.memory is absent, as Gramine-TDX calls it', {
     range: 'a size',
   }),
