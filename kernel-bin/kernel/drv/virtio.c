@@ -122,7 +122,10 @@ struct virtq *virtq_create(struct virtio_dev *d, u16 index, u16 max_size, void (
   q->arg = arg;
   q->notify_off = notify_off;
   // From here on the host can send the interrupt: the queue is never freed, not even when what follows fails.
-  if (pci_msix_route(d->pci, index, cpu, queue_irq, q)) return NULL;
+  if (pci_msix_route(d->pci, index, cpu, queue_irq, q)) {
+    printk(LOG_ERROR, "virtio device %u (type %u): no interrupt vector for queue %u\n", d->slot, d->device_id, index);
+    return NULL;
+  }
   host_mmio_write16(&d->common, CFG_QUEUE_MSIX, index);
   u16 got;
   if (!host_range16(host_mmio_read16(&d->common, CFG_QUEUE_MSIX), index, index, &got)) return NULL;
