@@ -100,16 +100,16 @@ static u32 load_of(u32 cpu) {
 
 // Where a thread that becomes ready shall run. Waking a halted CPU costs an IPI, two exits and the host's own scheduling,
 // so a waker that is about to sleep itself (it usually does, soon) keeps the thread on its own CPU: a pipe or a lock that
-// goes to and fro then need not leave it. A CPU that polls in its idle loop takes the thread over if the host lets it run;
-// otherwise, when the waker does not sleep after all, HANDOFF_NS later an idle CPU is called.
-static u32 choose_cpu(const struct thread *t) {
+// goes to and fro then never leaves it. When it does not sleep after all, HANDOFF_NS later an idle CPU is called; until
+// then nobody steals it. `fresh`: a new thread, whose maker counts as one that sleeps soon.
+static u32 choose_cpu(const struct thread *t, bool fresh) {
   u64 allowed = allowed_cpus(t), idle = __atomic_load_n(&idle_mask, __ATOMIC_RELAXED) & allowed;
   struct cpu *c = this_cpu();
   u32 here = c->id, last = t->cpu;
   if (idle) {
     if (idle & BIT(here)) return here; // an interrupt of an idle CPU: no IPI needed
     struct runq *rq = c->rq;
-    bool soon = !c->irq_depth && c->current != rq->idle && c->current->burst_ns < SHORT_BURST_NS;
+    bool soon = !c->irq_depth && c->current != rq->idle && (fresh || c->current->burst_ns < SHORT_BURST_NS);
     if (soon && (allowed & BIT(here)) && !READ_ONCE(rq->nr_ready)) return here;
     if ((idle & BIT(last)) && READ_ONCE(runqs[last]->idle_state) == IDLE_POLLING) return last;
     for (u64 m = idle; m; m &= m - 1) {
@@ -185,7 +185,7 @@ void thread_wake(struct thread *t) {
     goto out;
   }
   t->state = THREAD_READY;
-  u32 cpu = choose_cpu(t);
+  u32 cpu = choose_cpu(t, false);
   if (cpu == rq->cpu) {
     place(rq, t);
     enqueue(rq, t);
@@ -209,7 +209,7 @@ void thread_start(struct thread *t) {
   thread_get(t); // the scheduler's, until it is dead
   t->state = THREAD_READY;
   t->cpu = this_cpu()->id;
-  u32 cpu = choose_cpu(t);
+  u32 cpu = choose_cpu(t, true); // who makes a process mostly waits for it next
   WRITE_ONCE(t->cpu, cpu);
   // A new thread starts level with the others: a fork storm earns no credit.
   t->vruntime_ns = WAKE_CREDIT_NS / 4;
@@ -232,16 +232,25 @@ void thread_interrupt(struct thread *t) {
   if (wake) thread_wake(t); // when it went on meanwhile, it has seen interrupt_pending or will
 }
 
+// Has `o` a thread that another CPU may take? Not the one that waits for an idle CPU to come out of its loop, nor the
+// one whose waker is expected to sleep at once.
+static bool has_spare(const struct runq *o, u64 now) {
+  u32 n = READ_ONCE(o->nr_ready);
+  if (n != 1) return n > 1;
+  if (READ_ONCE(o->curr) == o->idle) return false;
+  u64 handoff = READ_ONCE(o->handoff_ns);
+  return handoff == NEVER_NS || now >= handoff;
+}
+
 // Takes one thread from a CPU that has more than it can run now. Interrupts off, no queue locked.
 static bool steal(struct runq *rq) {
+  u64 now = time_ns();
   for (u32 i = 1; i < cpu_count; i++) {
     struct runq *from = runqs[(rq->cpu + i) % cpu_count];
-    // A thread that waits for an idle CPU is about to run there: leave it.
-    u32 spare = READ_ONCE(from->curr) == from->idle ? 1 : 0;
-    if (READ_ONCE(from->nr_ready) <= spare || !spin_trylock(&from->lock)) continue;
+    if (!has_spare(from, now) || !spin_trylock(&from->lock)) continue;
     struct thread *found = NULL;
     unsigned look = 4;
-    for (struct rb_node *n = from->nr_ready > spare ? rb_first(&from->ready) : NULL; n && look; n = rb_next(n), look--) {
+    for (struct rb_node *n = has_spare(from, now) ? rb_first(&from->ready) : NULL; n && look; n = rb_next(n), look--) {
       struct thread *t = rb_entry(n, struct thread, rq_node);
       if (!(allowed_cpus(t) & BIT(rq->cpu))) continue;
       found = t;
@@ -291,7 +300,7 @@ static void finish_switch(void) {
   rq->prev_migrates = false;
   if (migrates) { // READY and on no queue, its registers now saved
     prev->vruntime_ns -= rq->min_vruntime_ns;
-    WRITE_ONCE(prev->cpu, choose_cpu(prev));
+    WRITE_ONCE(prev->cpu, choose_cpu(prev, false));
   }
   sched_arm_timer(rq);
   spin_unlock(&rq->lock);
@@ -314,7 +323,8 @@ static void switch_to(struct runq *rq, struct thread *prev, struct thread *next)
     if (rq->fpu_owner != next || next->fpu_cpu != rq->cpu) fpu_restore(next->fpu); // the kernel never uses the registers
     rq->fpu_owner = next;
     arch_set_fs_base(next->fs_base);
-    arch_set_user_gs_base(next->gs_base);
+    // Hardly any program has one, and writing the MSR is dear where it is emulated.
+    if (arch_get_user_gs_base() != next->gs_base) arch_set_user_gs_base(next->gs_base);
   }
   rq->prev = prev;
   c->current = next;
@@ -351,7 +361,11 @@ void schedule(void) {
     else rq->prev_migrates = true;
   } else {
     prev->switches_voluntary++;
-    prev->burst_ns = (prev->burst_ns * 3 + (now - prev->slice_start_ns)) / 4;
+    // The host may have taken the CPU away meanwhile, which looks like a long burst: short ones count at once, long ones
+    // only when they repeat.
+    u64 burst = now - prev->slice_start_ns;
+    if (burst <= prev->burst_ns) prev->burst_ns = burst;
+    else prev->burst_ns += (MIN(burst, NS_PER_MS) - MIN(prev->burst_ns, NS_PER_MS)) / 16;
   }
   if (next) dequeue(rq, next);
   else next = rq->idle;
@@ -389,7 +403,7 @@ int thread_set_affinity(struct thread *t, const u64 mask[1]) {
     if (t->on_rq) {
       dequeue(rq, t);
       t->vruntime_ns -= rq->min_vruntime_ns;
-      WRITE_ONCE(t->cpu, choose_cpu(t));
+      WRITE_ONCE(t->cpu, choose_cpu(t, false));
       moved = true;
     } else if (rq->curr == t) { // schedule() moves it
       WRITE_ONCE(cpus[rq->cpu]->need_resched, true);
@@ -427,11 +441,9 @@ u64 cpu_idle_ns(u32 cpu) {
   return ns;
 }
 
-static bool others_have_spare(const struct runq *rq) {
-  for (u32 i = 0; i < cpu_count; i++) {
-    const struct runq *o = runqs[i];
-    if (o != rq && READ_ONCE(o->nr_ready) > (READ_ONCE(o->curr) == o->idle ? 1u : 0u)) return true;
-  }
+static bool others_have_spare(const struct runq *rq, u64 now) {
+  for (u32 i = 0; i < cpu_count; i++)
+    if (runqs[i] != rq && has_spare(runqs[i], now)) return true;
   return false;
 }
 
@@ -450,7 +462,7 @@ void sched_idle_loop(void) {
     u64 start = time_ns(), now = start;
     bool work = false;
     do {
-      work = READ_ONCE(c->need_resched) || READ_ONCE(rq->nr_ready) || (look_around && others_have_spare(rq));
+      work = READ_ONCE(c->need_resched) || READ_ONCE(rq->nr_ready) || (look_around && others_have_spare(rq, now));
       for (int i = 0; !work && i < 16; i++) cpu_relax();
     } while (!work && (now = time_ns()) - start < rq->poll_ns);
     irq_disable();

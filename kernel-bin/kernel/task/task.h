@@ -23,7 +23,7 @@ struct thread {
   int nice;                // -20..19
   bool realtime;           // SCHED_FIFO/RR asked: runs before others (no starvation: still time-sliced)
   u64 vruntime_ns, runtime_ns, slice_start_ns, exec_start_ns; // vruntime: relative to no queue while on_rq is false
-  u64 burst_ns;            // average time on the CPU between waking and sleeping again
+  u64 burst_ns;            // how long it usually runs between waking and sleeping again
   bool on_rq;              // queued in a run queue; under its lock
   u64 switches_voluntary, switches_involuntary;
   struct rb_node rq_node;
