@@ -83,7 +83,8 @@ static int install_huge(struct fault *f) {
 
 static int fault_anon(struct fault *f) {
   struct vma *v = f->vma;
-  if (!f->write) return install(f, zero_page_phys | pt_bits(v->flags, false));
+  // The zero page saves memory for those who only look, but replacing it costs a shootdown when several CPUs use the space.
+  if (!f->write && !(READ_ONCE(f->as->cpumask[0]) & ~BIT(this_cpu()->id))) return install(f, zero_page_phys | pt_bits(v->flags, false));
   if (huge_fits(v, f->addr)) {
     spin_lock(&f->as->pt_lock);
     u64 *slot = pt_slot2(f->as, f->addr, false);
