@@ -144,7 +144,8 @@ type Problem = (message: string) => never;
 
 function kindOf(path: string, problem: Problem): 'file' | 'folder' | 'other' | 'missing' {
   try {
-    const s = statSync(path === '' ? '.' : path);
+    // Without the slash: with one, a file would seem to be missing.
+    const s = statSync(path.replace(/(.)\/+$/, '$1') || '.');
     return s.isFile() ? 'file' : s.isDirectory() ? 'folder' : 'other';
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;

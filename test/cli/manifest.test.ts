@@ -247,10 +247,26 @@ describe('gramine-manifest refuses', () => {
       refused(`${HEAD}sgx.trusted_files = [ "${uri}" ]\n`, /t:6:23: .* a FIFO, socket or device cannot be trusted/);
   });
 
-  it.skipIf(process.getuid?.() === 0)('a file that cannot be read', () => {
-    writeFileSync(join(work, 'secret'), 'x');
-    chmodSync(join(work, 'secret'), 0);
-    refused(`${HEAD}sgx.trusted_files = [ "file:secret" ]\n`, /"secret" cannot be read: permission denied/);
+  it('a file that cannot be read, but passes it over in a folder', () => {
+    // Root may read everything: become nobody.
+    const user = process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : {};
+    chmodSync(work, 0o755);
+    mkdirSync(join(work, 'mixed'));
+    writeFileSync(join(work, 'mixed/secret'), 'x', { mode: 0o200 });
+    writeFileSync(join(work, 'mixed/open'), 'x');
+    const ask = (uri: string) =>
+      spawnSync(
+        process.execPath,
+        [join(root, 'dist/cli/gramine-manifest.js'), '--no-cache', '-c', `${HEAD}sgx.trusted_files = [ "${uri}" ]\n`],
+        { cwd: work, encoding: 'utf8', ...user },
+      );
+    const explicit = ask('file:mixed/secret');
+    expect(explicit.stderr).toMatch(/"mixed\/secret" cannot be read: permission denied/);
+    expect(explicit.status).toBe(1);
+    const folder = ask('file:mixed/');
+    expect(folder.stderr).toBe('');
+    expect(folder.stdout).toContain('file:mixed/open');
+    expect(folder.stdout).not.toContain('secret');
   });
 
   it('a file name that is not UTF-8, instead of passing it over', () => {
