@@ -9,14 +9,15 @@
 static unsigned char *arena;
 static struct cpu unit_cpu_state = { .self = &unit_cpu_state };
 static struct cpu *unit_cpu = &unit_cpu_state;
-static struct { _Alignas(64) unsigned char bytes[4096]; } unit_thread_state;
+static _Alignas(64) unsigned char unit_thread_state[4096];
+static void *unit_thread = unit_thread_state;
 #undef DIRECT_BASE
 #define DIRECT_BASE ((u64)arena)
 static _Alignas(64) unsigned char unit_memmap[ARENA_PAGES * 64];
 #undef MEMMAP_BASE
 #define MEMMAP_BASE ((u64)unit_memmap)
 #define this_cpu() unit_cpu
-#define thread_current() ((struct thread *)(void *)&unit_thread_state)
+#define thread_current() ((struct thread *)unit_thread)
 #define irq_save() 0ull
 #define irq_restore(f) ((void)(f))
 static void tlb_drop(u64 va);
