@@ -152,7 +152,6 @@ void proc_memory_init(void);  // proc/memory.c: what mm needs, futexes, vdso, /p
 
 // The foreground group of the console, when the tty room knows one: returns 0 for none (then process 1's group).
 extern int (*console_foreground_group)(void);
-long syscall_dispatch(struct regs *r);
 
 void proc_init(void);
 void proc_start_init(void); // builds process 1 from the policy and runs it; its end is the machine's

@@ -276,7 +276,6 @@ void proc_init(void) {
   control_on_signal = init_host_signal;
   terminal_init();
   arch_hooks.user_return = signal_user_return;
-  arch_hooks.syscall = syscall_dispatch;
   signalfd_hooks.pending = signalfd_pending;
   signalfd_hooks.take = signalfd_take;
   trap_init();

@@ -52,7 +52,7 @@ static long call(const struct regs *r, u64 nr) {
   return e->fn(r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9);
 }
 
-long syscall_dispatch(struct regs *r) {
+static long syscall_dispatch(struct regs *r) {
   struct lwp *l = lwp_current();
   u64 nr = r->orig_rax;
   l->restart_code = 0;
