@@ -83,8 +83,9 @@ static bool wake_sleeper(struct epoll *ep) {
 
 // The item may be ready: puts it on the list and wakes who waits for that. Pollers of the epoll are woken by a thread:
 // their callbacks take the locks of other epolls, which rank no higher than those held here. True: a sleeper was woken.
-static bool item_mark_ready(struct epoll *ep, struct epitem *item) {
-  u64 flags = spin_lock_irqsave(&ep->wq.lock);
+// Interrupts are off.
+static bool item_mark_ready_irq(struct epoll *ep, struct epitem *item) {
+  spin_lock(&ep->wq.lock);
   if (!item->queued) {
     item->queued = true;
     list_push_back(&ep->ready, &item->ready);
@@ -97,9 +98,15 @@ static bool item_mark_ready(struct epoll *ep, struct epitem *item) {
     ep->poll_queued = true;
     ref_get(&ep->refs);
   }
-  spin_unlock_irqrestore(&ep->wq.lock, flags);
+  spin_unlock(&ep->wq.lock);
   if (nested) work_queue(&ep->poll_work);
   return woke;
+}
+
+static void item_mark_ready(struct epoll *ep, struct epitem *item) {
+  u64 flags = irq_save();
+  item_mark_ready_irq(ep, item);
+  irq_restore(flags);
 }
 
 // A watched queue's wake: under that queue's lock, interrupts off. The item and its epoll live: see the top.
@@ -108,7 +115,7 @@ static bool item_wake(struct waiter *w, u32 key) {
   struct epoll *ep = item->ep;
   u32 events = READ_ONCE(item->events);
   if (!(events & ~FLAG_BITS) || (key && !(key & events))) return false;
-  bool woke = item_mark_ready(ep, item);
+  bool woke = item_mark_ready_irq(ep, item);
   return woke || !(events & EPOLLEXCLUSIVE);
 }
 

@@ -42,7 +42,7 @@ static long eventfd_read(struct file *f, struct iter *it, u64 *pos) {
     int err = wait_event_interruptible(&e->wait, READ_ONCE(e->count));
     if (err) return err;
   }
-  if (waitq_active(&e->wait)) waitq_wake(&e->wait, 1, EPOLLOUT | EPOLLWRNORM);
+  waitq_wake(&e->wait, 1, EPOLLOUT | EPOLLWRNORM);
   return iter_to(it, &v, sizeof v) == sizeof v ? (long)sizeof v : -EFAULT;
 }
 
@@ -57,7 +57,7 @@ static long eventfd_write(struct file *f, struct iter *it, u64 *pos) {
     int err = wait_event_interruptible(&e->wait, v <= EVENTFD_MAX - READ_ONCE(e->count));
     if (err) return err;
   }
-  if (waitq_active(&e->wait)) waitq_wake(&e->wait, 1, EPOLLIN | EPOLLRDNORM);
+  waitq_wake(&e->wait, 1, EPOLLIN | EPOLLRDNORM);
   return sizeof v;
 }
 

@@ -14,8 +14,18 @@ struct file;
 // --- where data comes from or goes to: user iovecs or kernel memory. Copying advances it.
 struct iovec { uptr base; u64 len; };
 struct iter { bool user; const struct iovec *iov; unsigned nr; u64 off; /* in iov[0] */ u8 *kbuf; u64 left; };
-void iter_kernel(struct iter *it, void *buf, u64 len);
-void iter_user(struct iter *it, struct iovec *one, uptr buf, u64 len);  // `one` is storage that outlives the iter
+static inline void iter_kernel(struct iter *it, void *buf, u64 len) {
+  *it = (struct iter){ .user = false, .kbuf = buf, .left = len };
+}
+static inline void iter_user(struct iter *it, struct iovec *one, uptr buf, u64 len) { // `one`: storage that outlives it
+  one->base = buf;
+  one->len = len;
+  it->user = true;
+  it->iov = one;
+  it->nr = 1;
+  it->off = 0;
+  it->left = len;
+}
 void iter_iov(struct iter *it, const struct iovec *iov, unsigned nr);
 // Bytes copied (may be short on a bad user page: the caller returns what it has, or -EFAULT when that is nothing).
 size_t iter_to(struct iter *it, const void *src, size_t n);    // kernel -> iter
@@ -131,7 +141,7 @@ long epoll_wait(struct file *ep, uptr events, int max, u64 deadline_ns); // coun
 void epoll_file_closed(struct file *f);   // called by file_put before release
 // Waits until any of the files has an event that its item asks for (EPOLLERR, EPOLLHUP only when named): poll and select.
 // deadline 0: only looks. Items without a file count as ready when revents is set. Count of ready ones, -EINTR, -ENOMEM.
-struct poll_item { struct file *file; u32 events, revents; };
+struct poll_item { struct file *file; u32 events, revents; bool owned; /* free for the caller */ };
 long poll_files(struct poll_item *items, unsigned n, u64 deadline_ns);
 static inline u32 file_poll(struct file *f, struct poll_table *t) { // EPOLLIN|EPOLLOUT|... ; plain files are always ready
   return f->ops->poll ? f->ops->poll(f, t) : 0x145 /* IN OUT RDNORM WRNORM */;

@@ -5,15 +5,6 @@
 // left > 0 stays inside the array.
 #include "file/file.h"
 
-void iter_kernel(struct iter *it, void *buf, u64 len) {
-  *it = (struct iter){ .user = false, .kbuf = buf, .left = len };
-}
-
-void iter_user(struct iter *it, struct iovec *one, uptr buf, u64 len) {
-  *one = (struct iovec){ .base = buf, .len = len };
-  *it = (struct iter){ .user = true, .iov = one, .nr = 1, .left = len };
-}
-
 void iter_iov(struct iter *it, const struct iovec *iov, unsigned nr) {
   u64 left = 0;
   for (unsigned i = 0; i < nr; i++) left += iov[i].len;
@@ -37,6 +28,12 @@ static inline void iter_advance(struct iter *it, size_t n) {
 
 size_t iter_to(struct iter *it, const void *src, size_t n) {
   n = MIN(n, it->left);
+  if (unlikely(!n)) return 0;
+  if (likely(it->user && it->off + n <= it->iov->len)) { // in one segment: almost always
+    size_t good = n - copy_to_user_partial(it->iov->base + it->off, src, n);
+    iter_advance(it, good);
+    return good;
+  }
   if (!it->user) {
     memcpy(it->kbuf, src, n);
     it->kbuf += n;
@@ -56,6 +53,12 @@ size_t iter_to(struct iter *it, const void *src, size_t n) {
 
 size_t iter_from(struct iter *it, void *dst, size_t n) {
   n = MIN(n, it->left);
+  if (unlikely(!n)) return 0;
+  if (likely(it->user && it->off + n <= it->iov->len)) {
+    size_t good = n - copy_from_user_partial(dst, it->iov->base + it->off, n);
+    iter_advance(it, good);
+    return good;
+  }
   if (!it->user) {
     memcpy(dst, it->kbuf, n);
     it->kbuf += n;

@@ -54,9 +54,7 @@ struct pipe *pipe_from_file(struct file *f) {
 static inline bool can_read(const struct file *f) { return (f->flags & O_ACCMODE) != O_WRONLY; }
 static inline bool can_write(const struct file *f) { return (f->flags & O_ACCMODE) != O_RDONLY; }
 
-static inline void wake(struct waitq *q, u32 key) {
-  if (waitq_active(q)) waitq_wake(q, 1, key);
-}
+static inline void wake(struct waitq *q, u32 key) { waitq_wake(q, 1, key); }
 
 // --- reading
 static inline bool read_ready(struct pipe *p) {

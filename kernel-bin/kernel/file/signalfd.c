@@ -9,7 +9,7 @@
 static struct waitq signalfd_wait = WAITQ_INIT(signalfd_wait);
 
 void signalfd_notify(void) {
-  if (waitq_active(&signalfd_wait)) waitq_wake(&signalfd_wait, 1 << 30, EPOLLIN | EPOLLRDNORM);
+  waitq_wake(&signalfd_wait, 1 << 30, EPOLLIN | EPOLLRDNORM);
 }
 
 static bool pending(u64 mask) { return signalfd_hooks.pending && signalfd_hooks.pending(mask); }

@@ -52,7 +52,9 @@ void socket_destroy(struct socket *s) {
 // --- as a file
 static long sock_read(struct file *f, struct iter *it, u64 *pos) {
   struct socket *s = f->priv;
-  struct msg m = { .it = *it };
+  struct msg m;
+  msg_init(&m);
+  m.it = *it;
   long r = s->ops->recvmsg(s, &m, f->flags & O_NONBLOCK ? MSG_DONTWAIT : 0);
   if (unlikely(m.nfds)) msg_drop_fds(&m); // read(2) has no place for descriptors: they close
   return r;
@@ -60,7 +62,9 @@ static long sock_read(struct file *f, struct iter *it, u64 *pos) {
 
 static long sock_write(struct file *f, struct iter *it, u64 *pos) {
   struct socket *s = f->priv;
-  struct msg m = { .it = *it };
+  struct msg m;
+  msg_init(&m);
+  m.it = *it;
   if (s->family == AF_UNIX) msg_own_cred(&m);
   return s->ops->sendmsg(s, &m, f->flags & O_NONBLOCK ? MSG_DONTWAIT : 0);
 }

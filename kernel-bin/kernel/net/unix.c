@@ -60,9 +60,7 @@ static inline bool is_stream(const struct usock *u) { return u->type == SOCK_STR
 static inline u32 shut_of(const struct usock *u) { return __atomic_load_n(&u->shut, __ATOMIC_SEQ_CST); }
 static inline void shut_add(struct usock *u, u32 bits) { __atomic_fetch_or(&u->shut, bits, __ATOMIC_SEQ_CST); }
 
-static inline void wake(struct waitq *q, u32 key) {
-  if (waitq_active(q)) waitq_wake(q, 1, key);
-}
+static inline void wake(struct waitq *q, u32 key) { waitq_wake(q, 1, key); }
 
 static void set_error(struct usock *u, int err) {
   spin_lock(&unix_name_lock);

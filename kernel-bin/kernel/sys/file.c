@@ -58,7 +58,7 @@ int iov_import(struct iov_buf *b, uptr user, u64 nr, struct iter *it) {
 // --- read and write
 static inline bool pos_shared(struct fdref r) { return r.owned || ref_read(&r.file->refs) > 1; }
 
-static long move_pos(struct fdref r, struct iter *it, long (*move)(struct file *, struct iter *, u64 *)) {
+static inline __attribute__((always_inline)) long move_pos(struct fdref r, struct iter *it, long (*move)(struct file *, struct iter *, u64 *)) {
   struct file *f = r.file;
   if (!f->ops->seek) return move(f, it, NULL);
   bool lock = pos_shared(r);

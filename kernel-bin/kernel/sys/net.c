@@ -293,7 +293,8 @@ static long do_sendmsg(struct socket *s, struct file *f, const struct user_msghd
   struct iov_buf iov;
   struct sockaddr_k name;
   u8 fast_control[FAST_CONTROL] __aligned(8), *control = fast_control;
-  struct msg m = { 0 };
+  struct msg m;
+  msg_init(&m);
   long err;
   if (h->control_len > CONTROL_MAX) return -ENOBUFS;
   if (h->name && h->name_len) {
@@ -330,7 +331,8 @@ long sys_sendto(u64 fd, u64 buf, u64 n, u64 flags, u64 addr, u64 addr_len) {
   long err;
   struct socket *s = socket_from_fd((int)fd, &r, &err);
   if (!s) return err;
-  struct msg m = { 0 };
+  struct msg m;
+  msg_init(&m);
   iter_user(&m.it, &one, buf, MIN(n, MAX_RW));
   err = user_range_ok(buf, n) ? 0 : -EFAULT;
   if (!err && addr) {
@@ -416,7 +418,8 @@ static long do_recvmsg(struct socket *s, struct file *f, uptr user, u32 flags) {
   struct user_msghdr h;
   struct iov_buf iov;
   struct sockaddr_k name;
-  struct msg m = { 0 };
+  struct msg m;
+  msg_init(&m);
   long err = copy_from_user(&h, user, sizeof h);
   if (err) return err;
   if ((s32)h.name_len < 0) return -EINVAL;
@@ -464,7 +467,8 @@ long sys_recvfrom(u64 fd, u64 buf, u64 n, u64 flags, u64 addr, u64 addr_len) {
   long err;
   struct socket *s = socket_from_fd((int)fd, &r, &err);
   if (!s) return err;
-  struct msg m = { 0 };
+  struct msg m;
+  msg_init(&m);
   iter_user(&m.it, &one, buf, MIN(n, MAX_RW));
   if (addr) {
     m.name = &name;

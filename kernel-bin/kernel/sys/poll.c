@@ -53,7 +53,7 @@ static void left_store(uptr user, u64 deadline, bool timeval) {
 
 // --- poll
 struct pollfd_user { int fd; s16 events, revents; };
-#define FAST_POLL 8u
+#define FAST_POLL 16u
 #define MAX_POLL (1u << 17) // what one kmalloc holds of each array
 
 static long do_poll(uptr user, u64 n, u64 deadline) {
@@ -72,9 +72,9 @@ static long do_poll(uptr user, u64 n, u64 deadline) {
   if (copy_from_user(fds, user, n * sizeof *fds)) goto out;
   for (; got < n; got++) {
     struct pollfd_user *p = &fds[got];
-    struct file *f = p->fd < 0 ? NULL : file_from_fd(p->fd);
-    items[got] = (struct poll_item){ .file = f, .events = (u32)(u16)p->events | EPOLLERR | EPOLLHUP,
-                                     .revents = f || p->fd < 0 ? 0 : POLLNVAL };
+    struct fdref f = p->fd < 0 ? (struct fdref){ NULL, false } : fdref_get(p->fd);
+    items[got] = (struct poll_item){ .file = f.file, .owned = f.owned, .events = (u32)(u16)p->events | EPOLLERR | EPOLLHUP,
+                                     .revents = f.file || p->fd < 0 ? 0 : POLLNVAL };
   }
   r = poll_files(items, got, deadline);
   if (r < 0) goto out;
@@ -82,7 +82,7 @@ static long do_poll(uptr user, u64 n, u64 deadline) {
   if (copy_to_user(user, fds, n * sizeof *fds)) r = -EFAULT;
 out:
   for (unsigned i = 0; i < got; i++)
-    if (items[i].file) file_put(items[i].file);
+    if (items[i].file && items[i].owned) file_put(items[i].file);
   if (fds != fast_fds) kfree(fds);
   if (items != fast_items) kfree(items);
   return r;
@@ -156,10 +156,10 @@ static long do_select(u64 n, uptr in, uptr out, uptr ex, u64 deadline) {
   for (u64 fd = 0; fd < n; fd++) {
     u32 events = sets_events(&s, fd);
     if (!events) continue;
-    struct file *f = file_from_fd((int)fd);
+    struct fdref f = fdref_get((int)fd);
     r = -EBADF;
-    if (!f) goto out;
-    items[got++] = (struct poll_item){ .file = f, .events = events };
+    if (!f.file) goto out;
+    items[got++] = (struct poll_item){ .file = f.file, .owned = f.owned, .events = events };
   }
   r = poll_files(items, got, deadline);
   if (r < 0) goto out;
@@ -180,7 +180,8 @@ static long do_select(u64 n, uptr in, uptr out, uptr ex, u64 deadline) {
   if ((in && copy_to_user(in, s.in, bytes)) || (out && copy_to_user(out, s.out, bytes)) || (ex && copy_to_user(ex, s.ex, bytes)))
     r = -EFAULT;
 out:
-  for (unsigned k = 0; k < got; k++) file_put(items[k].file);
+  for (unsigned k = 0; k < got; k++)
+    if (items[k].owned) file_put(items[k].file);
   if (items != fast_items) kfree(items);
   if (words != fast) kfree(words);
   return r;

@@ -331,7 +331,7 @@ static void test_epoll_nested(void) {
   CHECK(epoll_wait(ep[4], (uptr)ev, 4, 0) == 1);                      // the edge is still in ep[0]
   CHECK(epoll_wait(ep[0], (uptr)ev, 4, 0) == 1 && ev[0].data == 1);
   CHECK(epoll_wait(ep[4], (uptr)ev, 4, 0) == 0);
-  struct poll_item pi = { ep[4], EPOLLIN, 0 };
+  struct poll_item pi = { .file = ep[4], .events = EPOLLIN };
   CHECK(poll_files(&pi, 1, 0) == 0 && wr(a, &one, 8) == 8 && poll_files(&pi, 1, time_ns() + 5 * NS_PER_SEC) == 1);
   file_put(ep[2]); // a link of the chain closes
   mock_work_flush();
@@ -438,7 +438,7 @@ static void *interrupter(void *arg) {
 static void test_poll(void) {
   enum { N = 150 }; // more than the inline entries and one chunk
   static struct poll_item items[N];
-  for (int i = 0; i < N; i++) items[i] = (struct poll_item){ eventfd_create(0, O_NONBLOCK), EPOLLIN, 0 };
+  for (int i = 0; i < N; i++) items[i] = (struct poll_item){ .file = eventfd_create(0, O_NONBLOCK), .events = EPOLLIN };
   CHECK(poll_files(items, N, 0) == 0);
   u64 start = time_ns();
   CHECK(poll_files(items, N, start + 10 * NS_PER_MS) == 0 && time_ns() - start >= 10 * NS_PER_MS);

@@ -42,6 +42,8 @@ static inline struct thread *thread_current(void) {
   return &mock_self->t;
 }
 static inline void sched_yield_if_needed(void) {}
+static inline u64 irq_save(void) { return 0; }
+static inline void irq_restore(u64 flags) {}
 #include "file/file.h"
 
 // --- arch, page
