@@ -40,7 +40,7 @@ function inTerminal(command: string, env: NodeJS.ProcessEnv): string {
 describe.skipIf(spawnSync('script', ['--version']).error !== undefined)('the terminal', () => {
   it('is raw during the run, and as before after it', () => {
     const env = environment(fakeKernel('x', 'reset'), 'ready|guest fake,exit 3');
-    const output = inTerminal(`stty -g; ${launcher} -q /bin/true; echo "status $?"; stty -g`, env);
+    const output = inTerminal(`stty -g; ${launcher} -q /bin/true 2>/dev/null; echo "status $?"; stty -g`, env);
     const [before, status, after] = output.trim().split(/\r?\n/);
     expect(before).toMatch(/^[0-9a-f:]+$/);
     expect({ status, after }).toEqual({ status: 'status 3', after: before });

@@ -108,11 +108,11 @@ static void hostfs_evict(struct inode *i) {
   dead_queue(&h->dead);
 }
 
-void hnode_log(struct hnode *h, const char *format) {
+void hnode_log(struct hnode *h, enum log_level level, const char *format) {
   if (__atomic_exchange_n(&h->logged, true, __ATOMIC_RELAXED)) return;
   char line[320];
   snprintf(line, sizeof(line), format, h->host_path ? h->host_path : "(renamed)");
-  printk(LOG_ERROR, "%s\n", line);
+  printk(level, "%s\n", line);
 }
 
 // --- attributes
@@ -588,7 +588,7 @@ static int hostfs_permission(struct inode *i, int mask) {
   u32 uid = fs_cred()->fsuid;
   if (h->right == RIGHT_NONE) { // open says no with a line; walking through finds nothing below
     if (S_ISDIR(i->mode) && mask == MAY_EXEC) return 0;
-    hnode_log(h, "file:%s is not in the manifest (neither trusted nor allowed): access refused");
+    hnode_log(h, LOG_WARN, "file:%s is not in the manifest (neither trusted nor allowed): access refused");
     return -EACCES;
   }
   if (h->right == RIGHT_TRUSTED && (mask & MAY_WRITE) && !S_ISDIR(i->mode)) return -EACCES; // directories: may_change
@@ -642,7 +642,7 @@ static int hostfs_setattr(struct dentry *d, const struct iattr *a) {
 static int hostfs_open(struct inode *i, struct file *f) {
   struct hnode *h = hnode_of(i);
   if (h->right == RIGHT_NONE) {
-    hnode_log(h, "file:%s is not in the manifest (neither trusted nor allowed): access refused");
+    hnode_log(h, LOG_WARN, "file:%s is not in the manifest (neither trusted nor allowed): access refused");
     return -EACCES;
   }
   return S_ISREG(i->mode) ? hostfs_open_regular(i, f) : 0;

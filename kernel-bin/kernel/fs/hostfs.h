@@ -53,7 +53,7 @@ static inline u64 attr_time_ns(u64 sec, u32 nsec) { return sec * NS_PER_SEC + ns
 int hnode_resolve(struct hnode *h);                           // nodeid is known afterwards
 void hnode_attr(struct inode *i, const struct host_entry *e); // takes what the host says; i->lock held or i not yet visible
 int hostfs_refresh(struct inode *i, bool force);              // asks the host when its last answer is too old
-void hnode_log(struct hnode *h, const char *format);          // once per inode; one %s: the path
+void hnode_log(struct hnode *h, enum log_level level, const char *format); // once per inode; one %s: the path
 void hnode_forget_later(u64 nodeid, u64 lookups);
 // hostfs_file.c
 extern const struct file_ops hostfs_file_ops;

@@ -132,7 +132,7 @@ int hostfs_verify(struct hnode *h) {
   h->vstate = !err ? VERIFY_READY : err == -EACCES ? VERIFY_BAD : VERIFY_NEW;
   spin_unlock(&h->lock);
   waitq_wake_all(&h->verify_wait);
-  if (err == -EACCES) hnode_log(h, "trusted file %s: hash mismatch (host changed it?)");
+  if (err == -EACCES) hnode_log(h, LOG_ERROR, "trusted file %s: hash mismatch (host changed it?)");
   return err;
 }
 
@@ -234,7 +234,7 @@ static int read_verified(struct inode *i, struct page **pages, unsigned n, u64 i
       if (first + k < end_page) {
         for (unsigned j = 0; j < in_leaf; j++) bytes[j] = page_bytes(all[k + j]);
         if (!verify_leaf(v, leaf, bytes)) {
-          hnode_log(h, "trusted file %s: hash mismatch (host changed it?)");
+          hnode_log(h, LOG_ERROR, "trusted file %s: hash mismatch (host changed it?)");
           err = -EIO;
           break;
         }
