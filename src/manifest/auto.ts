@@ -4,7 +4,7 @@
 // why it is there, so that a person can go through it and strike out what is not wanted.
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, realpathSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import { discover, findProgram, GUEST_PATH } from './discover.js';
@@ -26,14 +26,17 @@ export interface AutoManifest {
   readonly warnings: readonly string[];
 }
 
+const GUEST_ENVIRONMENT: ReadonlyMap<string, string> = new Map([
+  ['PATH', GUEST_PATH],
+  ['HOME', '/'],
+]);
+
 /** Errors: ManifestError `program-missing`, `wrong-architecture`. */
 export function autoManifest(request: AutoRequest): AutoManifest {
   const entrypoint = findProgram(request.app);
-  const env = new Map([
-    ['PATH', GUEST_PATH],
-    ['HOME', '/'],
-  ]);
-  const traced = request.traceSeconds === undefined ? undefined : trace(entrypoint, request.args, request.traceSeconds);
+  const env = GUEST_ENVIRONMENT;
+  const traced =
+    request.traceSeconds === undefined ? undefined : trace(entrypoint, request.args, request.traceSeconds, env);
   const found = discover({
     entrypoint,
     args: request.args,
@@ -104,8 +107,16 @@ function unique<T>(items: Iterable<T>, key: (item: T) => string): T[] {
   return [...items].filter((item) => !seen.has(key(item)) && seen.add(key(item)));
 }
 
-/** The regular files that the program opens successfully while it runs on this machine. */
-export function trace(program: string, args: readonly string[], seconds: number): string[] {
+/**
+ * The regular files that the program opens successfully while it runs on this machine, in the environment of the manifest;
+ * what it writes itself is not among them. Error: ManifestError `program-missing` without strace.
+ */
+export function trace(
+  program: string,
+  args: readonly string[],
+  seconds: number,
+  env: ReadonlyMap<string, string> = GUEST_ENVIRONMENT,
+): string[] {
   try {
     execFileSync('strace', ['-V'], { stdio: 'ignore' });
   } catch (error) {
@@ -120,23 +131,28 @@ export function trace(program: string, args: readonly string[], seconds: number)
   const work = mkdtempSync(join(tmpdir(), 'gramine-trace-'));
   try {
     const log = join(work, 'log');
+    const started = Date.now();
     // timeout ends the program's whole group; strace ends with what it follows.
     const strace = ['-f', '-qq', '-s', '4096', '-e', 'trace=open,openat,execve', '-o', log, program, ...args];
-    spawnSync('timeout', ['-k', '1', String(seconds), 'strace', ...strace], { stdio: ['ignore', 'ignore', 'ignore'] });
-    return openedFiles(readFileSync(log, 'utf8'));
+    spawnSync('timeout', ['-k', '1', String(seconds), 'strace', ...strace], {
+      stdio: 'ignore',
+      env: Object.fromEntries(env),
+    });
+    return openedFiles(readFileSync(log, 'utf8'), started);
   } finally {
     rmSync(work, { recursive: true, force: true });
   }
 }
 
-/** The files of a log of strace's. */
-function openedFiles(log: string): string[] {
+/** The files of a log of strace's that are older than the run. */
+function openedFiles(log: string, started: number): string[] {
   const found = new Set<string>();
   for (const [, name = ''] of log.matchAll(/(?:open\(|openat\([^,]+, |execve\()"((?:[^"\\]|\\.)*)"[^\n]* = [0-9]+/g)) {
     const path = resolve(unescapeTrace(name));
-    if (/^\/(?:proc|sys|dev|tmp)\//.test(path)) continue;
+    if (/^\/(?:proc|sys|dev)\//.test(path)) continue;
     try {
-      if (statSync(path).isFile() && realpathSync(path) !== '') found.add(path);
+      const stat = statSync(path);
+      if (stat.isFile() && stat.ctimeMs < started) found.add(path);
     } catch {
       // Gone again: a file of the program's own.
     }

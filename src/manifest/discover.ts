@@ -110,7 +110,7 @@ export function discover(request: DiscoveryRequest): Discovery {
   const named = addArgumentFiles(closure, request.args);
   if (request.packageFolders)
     for (const { path, reason } of packageFolders(request.entrypoint)) trees.addFolder(path, reason);
-  if (/^node(js)?$/.test(basename(request.entrypoint))) addNodeModules(trees, closure, request.args);
+  if (/^node(js)?$/.test(basename(request.entrypoint))) addNodeFiles(trees, closure, request.args);
   for (const path of request.opened ?? [])
     if (!trees.covers(path)) closure.addOptional(path, 'opened when it was traced');
   return {
@@ -192,8 +192,10 @@ function packageFolders(program: string): NeededFolder[] {
   return [...found].map(([path, reason]) => ({ path, reason }));
 }
 
-/** What `require` finds from a script: the node_modules beside it or above it, and package.json. */
-function addNodeModules(trees: Trees, closure: Closure, args: readonly string[]): void {
+/** What node reads by itself, and what `require` finds from a script: the node_modules beside it or above it, and package.json. */
+function addNodeFiles(trees: Trees, closure: Closure, args: readonly string[]): void {
+  // Its OpenSSL is built in, so no library tells of them.
+  for (const file of ['/etc/ssl/openssl.cnf', '/usr/lib/ssl/openssl.cnf']) closure.addOptional(file, 'read by node');
   const script = args.find((arg) => /\.[cm]?js$/.test(arg));
   if (script === undefined) return;
   let folder = dirname(resolve(script));

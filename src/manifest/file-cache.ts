@@ -116,7 +116,22 @@ export class FileCache {
 
   /** What is known of a file that still looks the same. */
   get(kind: EntryKind, path: string, stat: BigIntStats): Buffer | undefined {
-    const key = keyOf(kind, path, stat);
+    return this.getByKey(this.keyOf(kind, path, stat));
+  }
+
+  /** The key of an entry, for those who ask and answer about a million files; the value must be put under the same. */
+  keyOf(kind: EntryKind, path: string, stat: BigIntStats): Buffer {
+    const { dev, ino, size, mode, mtimeNs, ctimeNs } = stat;
+    const text = `${kind} ${dev} ${ino} ${size} ${mode} ${mtimeNs} ${ctimeNs} ${path}`;
+    return hash('sha256', text, 'buffer').subarray(0, KEY_BYTES);
+  }
+
+  /** Whether the next run could tell if the file changed again within the tick of its clock. */
+  isSettled(stat: BigIntStats): boolean {
+    return stat.ctimeNs < this.#now - SETTLED_NS;
+  }
+
+  getByKey(key: Buffer): Buffer | undefined {
     const here = this.#used.get(key);
     if (here !== undefined) return here;
     const value = this.#old.get(key);
@@ -125,9 +140,11 @@ export class FileCache {
   }
 
   put(kind: EntryKind, path: string, stat: BigIntStats, value: Uint8Array): void {
-    // The next run would not know whether the file changed again within the tick.
-    if (stat.ctimeNs >= this.#now - SETTLED_NS) return;
-    this.#used.put(keyOf(kind, path, stat), value);
+    if (this.isSettled(stat)) this.putByKey(this.keyOf(kind, path, stat), value);
+  }
+
+  putByKey(key: Buffer, value: Uint8Array): void {
+    this.#used.put(key, value);
     this.#changed = true;
   }
 
@@ -176,14 +193,6 @@ export class FileCache {
       // A read-only home directory costs the next run some hashing, nothing else.
     }
   }
-}
-
-function keyOf(kind: EntryKind, path: string, stat: BigIntStats): Buffer {
-  const { dev, ino, size, mode, mtimeNs, ctimeNs } = stat;
-  return hash('sha256', `${kind} ${dev} ${ino} ${size} ${mode} ${mtimeNs} ${ctimeNs} ${path}`, 'buffer').subarray(
-    0,
-    KEY_BYTES,
-  );
 }
 
 function load(file: string | undefined): RecordStore {

@@ -14,7 +14,7 @@ import { type GlobalsOptions, templateGlobals } from './globals.js';
 import { type Digests, type HashProgress, hashFiles } from './hasher.js';
 import { addLinks, refuseShadowed } from './mounted.js';
 import { type Rendered, renderTemplate } from './template.js';
-import { parseToml, type TomlTable, type TomlValue, toml, writeTomlPieces } from './toml.js';
+import { parseToml, type TomlTable, type TomlValue, toml, writeString, writeTomlPieces } from './toml.js';
 
 export interface RenderRequest extends GlobalsOptions {
   readonly template: string;
@@ -156,5 +156,13 @@ function trustedRows(files: readonly ExpandedFile[], digests: Digests, tdx: bool
       ['root', toml.string(digests.root(i))],
     ]);
   };
-  return { kind: 'rows', count: files.length, row };
+  const lines = (index: number): string | undefined => {
+    const f = files[index];
+    if (f === undefined || f.as !== undefined || f.sha256 !== undefined) return undefined;
+    const i = hashedBefore[index] ?? 0;
+    const gramine = `uri = ${writeString(f.uri)}\nsha256 = "${digests.sha256(i)}"\n`;
+    if (!tdx) return gramine;
+    return `${gramine}size = ${digests.size(i)}\nmode = ${digests.mode(i)}\nroot = "${digests.root(i)}"\n`;
+  };
+  return { kind: 'rows', count: files.length, row, lines };
 }

@@ -134,6 +134,13 @@ function problem(path: string, code: string): ManifestError {
   return new ManifestError('file', [`${JSON.stringify(path)} ${REASONS[code] ?? `cannot be read: ${code}`}`]);
 }
 
+/** What a thread answers to a batch: digests packed, and the exceptions. */
+interface BatchAnswer {
+  readonly sha256: Uint8Array;
+  readonly leaves?: readonly (Uint8Array | undefined)[];
+  readonly errors: readonly (readonly [position: number, code: string])[];
+}
+
 /** Below this much work starting threads costs more than they save. */
 const WORTH_THREADS_BYTES = 8 << 20;
 const WORTH_THREADS_FILES = 1000;
@@ -141,6 +148,8 @@ const BATCH_BYTES = 4 << 20;
 const BATCH_FILES = 256;
 /** Files looked at before the threads' answers are read. */
 const TURN_FILES = 512;
+/** Batches that may wait for a thread, so that a million files are not all in memory at once. */
+const MAX_WAITING = 64;
 
 /**
  * Hashes regular files; `count` of them, whose paths `pathOf` tells. Error: ManifestError `file` for the first file, by
@@ -162,9 +171,11 @@ export async function hashFiles(
 interface Batch {
   readonly indices: number[];
   readonly jobs: Job[];
-  readonly stats: fs.BigIntStats[];
+  /** Where in the cache the answer goes; undefined: nowhere. */
+  readonly keys: (Buffer | undefined)[];
   bytes: number;
 }
+const newBatch = (): Batch => ({ indices: [], jobs: [], keys: [], bytes: 0 });
 
 class HashRun implements Digests {
   readonly #tree: boolean;
@@ -212,25 +223,14 @@ class HashRun implements Digests {
   }
 
   async go(): Promise<Digests> {
-    let batch: Batch = { indices: [], jobs: [], stats: [], bytes: 0 };
+    let batch = newBatch();
     for (let index = 0; index < this.count; index += 1) {
-      if (index % TURN_FILES === TURN_FILES - 1) {
-        this.#dispatch();
-        this.#report();
-        await nextTurn();
-        if (this.#failure !== undefined) break;
-      }
-      const path = this.pathOf(index);
-      const stat = this.#look(index, path);
-      if (stat === undefined) continue;
-      const size = Number(stat.size);
-      batch.indices.push(index);
-      batch.jobs.push({ path, size, stamp: stampOf(stat) });
-      batch.stats.push(stat);
-      batch.bytes += size;
+      if (index % TURN_FILES === TURN_FILES - 1) await this.#turn();
+      if (this.#failure !== undefined) break;
+      this.#look(index, this.pathOf(index), batch);
       if (batch.bytes >= BATCH_BYTES || batch.jobs.length >= BATCH_FILES) {
         this.#enqueue(batch);
-        batch = { indices: [], jobs: [], stats: [], bytes: 0 };
+        batch = newBatch();
       }
     }
     if (batch.jobs.length > 0) this.#enqueue(batch);
@@ -240,30 +240,53 @@ class HashRun implements Digests {
     return this;
   }
 
-  /** Looks at a file; returns its status when it must be read. */
-  #look(index: number, path: string): fs.BigIntStats | undefined {
+  /** Lets answers in; waits while the threads are far behind. */
+  async #turn(): Promise<void> {
+    this.#dispatch();
+    this.#report();
+    await nextTurn();
+    while (this.#threads.length > 0 && this.#waiting.length > MAX_WAITING && this.#failure === undefined)
+      await this.#answered();
+  }
+
+  #answered(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+    });
+  }
+
+  /** Looks at a file; what the cache does not know goes to the batch. */
+  #look(index: number, path: string, batch: Batch): void {
     let stat: fs.BigIntStats;
     try {
       stat = fs.statSync(path, { bigint: true });
     } catch (error) {
       this.#fail(index, problem(path, (error as NodeJS.ErrnoException).code ?? String(error)));
-      return undefined;
+      return;
     }
     if (!stat.isFile()) {
       this.#fail(index, new ManifestError('file', [`${JSON.stringify(path)} is not a regular file`]));
-      return undefined;
+      return;
     }
+    const size = Number(stat.size);
     if (this.#tree) {
-      this.#sizes[index] = Number(stat.size);
+      this.#sizes[index] = size;
       this.#modes[index] = Number(stat.mode & 0o7777n);
     }
-    const known = this.options.cache?.get(this.#tree ? 'root' : 'sha256', path, stat);
-    if (known === undefined) return stat;
-    this.#sha256.set(known.subarray(0, 32), 32 * index);
-    if (this.#tree) this.#roots.set(known.subarray(32, 64), 32 * index);
-    this.#doneFiles += 1;
-    this.#doneBytes += Number(stat.size);
-    return undefined;
+    const { cache } = this.options;
+    const key = cache?.keyOf(this.#tree ? 'root' : 'sha256', path, stat);
+    const known = key && cache?.getByKey(key);
+    if (known !== undefined) {
+      this.#sha256.set(known.subarray(0, 32), 32 * index);
+      if (this.#tree) this.#roots.set(known.subarray(32, 64), 32 * index);
+      this.#doneFiles += 1;
+      this.#doneBytes += size;
+      return;
+    }
+    batch.indices.push(index);
+    batch.jobs.push({ path, size, stamp: stampOf(stat) });
+    batch.keys.push(cache?.isSettled(stat) ? key : undefined);
+    batch.bytes += size;
   }
 
   #enqueue(batch: Batch): void {
@@ -300,42 +323,36 @@ class HashRun implements Digests {
       const hasher = localHasher;
       for (const batch of this.#waiting) {
         if (this.#failure !== undefined) return;
-        this.#take(
-          batch,
-          batch.jobs.map((job) => hasher(job, this.#tree)),
-        );
+        this.#take(batch, answerBatch(hasher, batch.jobs, this.#tree));
       }
       return;
     }
     this.#dispatch();
     while (this.#failure === undefined && (this.#waiting.length > 0 || this.#idle.length < this.#threads.length)) {
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
+      await this.#answered();
       this.#report();
     }
   }
 
-  #take(batch: Batch, answers: readonly Answer[]): void {
+  #take(batch: Batch, { sha256, leaves, errors }: BatchAnswer): void {
     this.#doneFiles += batch.jobs.length;
     this.#doneBytes += batch.bytes;
-    for (const [i, answer] of answers.entries()) {
-      const index = batch.indices[i];
-      const job = batch.jobs[i];
-      const stat = batch.stats[i];
-      if (index === undefined || job === undefined || stat === undefined) continue;
-      if ('error' in answer) {
-        this.#fail(index, problem(job.path, answer.error));
-        continue;
-      }
-      this.#sha256.set(answer.sha256, 32 * index);
+    this.#waitingBytes -= batch.bytes;
+    this.#waitingFiles -= batch.jobs.length;
+    for (const [position, code] of errors)
+      this.#fail(batch.indices[position] ?? 0, problem(batch.jobs[position]?.path ?? '', code));
+    if (errors.length > 0) return;
+    for (const [i, index] of batch.indices.entries()) {
+      const digest = sha256.subarray(32 * i, 32 * i + 32);
+      const key = batch.keys[i];
+      this.#sha256.set(digest, 32 * index);
       if (!this.#tree) {
-        this.options.cache?.put('sha256', job.path, stat, answer.sha256);
+        if (key !== undefined) this.options.cache?.putByKey(key, digest);
         continue;
       }
-      const root = hashTreeRoot(answer.leaves ?? answer.sha256, stat.size);
+      const root = hashTreeRoot(leaves?.[i] ?? digest, BigInt(batch.jobs[i]?.size ?? 0));
       this.#roots.set(root, 32 * index);
-      this.options.cache?.put('root', job.path, stat, Buffer.concat([answer.sha256, root]));
+      if (key !== undefined) this.options.cache?.putByKey(key, Buffer.concat([digest, root]));
     }
   }
 
@@ -349,21 +366,45 @@ class HashRun implements Digests {
   }
 }
 
+/** Hashes a batch, in a thread or here: it refers to nothing outside itself either. */
+function answerBatch(hasher: ReturnType<typeof makeHasher>, jobs: readonly Job[], tree: boolean): BatchAnswer {
+  const sha256 = new Uint8Array(32 * jobs.length);
+  const leaves: (Uint8Array | undefined)[] = [];
+  const errors: [number, string][] = [];
+  for (let i = 0; i < jobs.length; i += 1) {
+    const job = jobs[i];
+    if (job === undefined) continue;
+    const answer = hasher(job, tree);
+    if ('error' in answer) errors.push([i, answer.error]);
+    else {
+      sha256.set(answer.sha256, 32 * i);
+      // One leaf is the SHA-256 itself. A copy of the rest: a small Buffer would drag its whole pool along.
+      if (tree) leaves.push(job.size > 16384 && answer.leaves ? new Uint8Array(answer.leaves) : undefined);
+    }
+  }
+  return { sha256, leaves, errors };
+}
+
 /** A thread that hashes one batch at a time. */
 class HashThread {
   readonly worker: Worker;
-  #answer: (answers: readonly Answer[]) => void = () => {};
+  #answer: (answer: BatchAnswer) => void = () => {};
 
   constructor(tree: boolean, onError: (error: Error) => void) {
     const text = `const { parentPort } = require('node:worker_threads');
 const hasher = (${makeHasher.toString()})(require('node:fs'), require('node:crypto'));
-parentPort.on('message', (jobs) => parentPort.postMessage(jobs.map((job) => hasher(job, ${tree}))));`;
-    this.worker = new Worker(text, { eval: true });
-    this.worker.on('message', (answers: readonly Answer[]) => this.#answer(answers));
+const answerBatch = ${answerBatch.toString()};
+parentPort.on('message', (jobs) => {
+  const answer = answerBatch(hasher, jobs, ${tree});
+  parentPort.postMessage(answer, [answer.sha256.buffer]);
+});`;
+    // Nothing of the process is needed there.
+    this.worker = new Worker(text, { eval: true, env: {}, argv: [], stdout: false });
+    this.worker.on('message', (answer: BatchAnswer) => this.#answer(answer));
     this.worker.on('error', onError);
   }
 
-  ask(jobs: readonly Job[], answer: (answers: readonly Answer[]) => void): void {
+  ask(jobs: readonly Job[], answer: (answer: BatchAnswer) => void): void {
     this.#answer = answer;
     this.worker.postMessage(jobs);
   }

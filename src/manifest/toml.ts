@@ -32,6 +32,8 @@ export interface TomlRows {
   readonly at?: Position;
   readonly count: number;
   readonly row: (index: number) => TomlTable;
+  /** The text of a row in a list of its own lines, if that is known without making the table. */
+  readonly lines?: (index: number) => string | undefined;
 }
 
 export interface TomlTable {
@@ -404,18 +406,25 @@ function* chunks(table: TomlTable, name: string, inList: boolean): Generator<str
     yield `${writeKey(key)} = ${writeValue(value, 0)}\n`;
   }
   for (const [key, value, list] of tables) {
-    for (const child of tablesIn(value)) {
+    const path = name === '' ? writeKey(key) : `${name}.${writeKey(key)}`;
+    for (let i = 0; i < tableCount(value); i += 1) {
       if (yielded) yield '\n';
       else yielded = true;
-      yield* chunks(child, name === '' ? writeKey(key) : `${name}.${writeKey(key)}`, list);
+      const lines = value.kind === 'rows' ? value.lines?.(i) : undefined;
+      if (lines !== undefined) yield `[[${path}]]\n${lines}`;
+      else yield* chunks(tableAt(value, i), path, list);
     }
   }
 }
 
-function* tablesIn(value: TomlValue): Generator<TomlTable> {
-  if (value.kind === 'table') yield value;
-  else if (value.kind === 'array') for (const item of value.items) yield* tablesIn(item);
-  else if (value.kind === 'rows') for (let i = 0; i < value.count; i += 1) yield value.row(i);
+function tableCount(value: TomlValue): number {
+  return value.kind === 'array' ? value.items.length : value.kind === 'rows' ? value.count : 1;
+}
+
+function tableAt(value: TomlValue, index: number): TomlTable {
+  const table = value.kind === 'array' ? value.items[index] : value.kind === 'rows' ? value.row(index) : value;
+  if (table?.kind !== 'table') throw new Error('not a list of tables');
+  return table;
 }
 
 function allRowsFit(rows: TomlRows): boolean {
@@ -454,7 +463,7 @@ function writeValue(value: TomlValue, depth: number): string {
       return `[\n${value.items.map((i) => `${indent}${writeValue(i, depth + 1)},\n`).join('')}${' '.repeat(4 * depth)}]`;
     }
     case 'rows':
-      return writeValue(toml.array([...tablesIn(value)]), depth);
+      return writeValue(toml.array(Array.from({ length: value.count }, (_, i) => value.row(i))), depth);
     case 'table': {
       if (value.entries.size === 0) return '{}';
       return `{ ${[...value.entries].map(([k, v]) => `${writeKey(k)} = ${writeValue(v, depth)}`).join(', ')} }`;
@@ -473,7 +482,10 @@ const SHORT_ESCAPES: Readonly<Record<string, string>> = {
   '\\': '\\\\',
 };
 
-function writeString(s: string): string {
+/** A text as tomli_w writes it. */
+export function writeString(s: string): string {
+  // Most need no escape.
+  if (!/[\0-\x08\n-\x1f"\\\x7f]/.test(s)) return `"${s}"`;
   const body = s.replace(
     /[\0-\x08\n-\x1f"\\\x7f]/g,
     (c) => SHORT_ESCAPES[c] ?? `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
