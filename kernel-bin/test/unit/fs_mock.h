@@ -130,7 +130,6 @@ struct file *file_from_fd(int fd) { return NULL; }
 static struct fdtable *mock_table = (struct fdtable *)1;
 static struct fdtable *mock_fdtable(void) { return mock_table; }
 struct fdtable *(*fdtable_current)(void) = mock_fdtable;
-void iter_kernel(struct iter *it, void *buf, u64 len) { *it = (struct iter){ .kbuf = buf, .left = len }; }
 size_t iter_to(struct iter *it, const void *src, size_t n) {
   n = MIN(n, it->left);
   memcpy(it->kbuf, src, n);
