@@ -241,6 +241,7 @@ class Trees {
     for (const optional of ['/bin/sh'])
       if (this.closure.addOptional(optional, 'for system()')) this.closure.addProgram(optional);
     this.addFolder('/usr/lib/locale/C.utf8', 'the locale C.UTF-8');
+    this.closure.addOptional('/usr/share/locale/locale.alias', 'read by setlocale');
   }
 
   addFolder(directory: string, reason: string): void {

@@ -7,6 +7,7 @@
 
 import { accessSync, constants, type Dirent, lstatSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { ManifestError } from './errors.js';
+import { parseUri } from './host-path.js';
 import { compareCodePoints } from './python-values.js';
 import type { Position, TomlTable, TomlValue } from './toml.js';
 
@@ -37,6 +38,63 @@ export interface ExpandedFile {
   readonly as?: TomlTable;
 }
 
+/** Files of one folder, one after the other in the list. */
+interface Group {
+  readonly start: number;
+  /** `file:` and the folder, with its slash. */
+  readonly prefix: string;
+  readonly names: string[];
+}
+
+/** A long list of files in little room: their common folders are stored once, and each file is made when it is asked for. */
+export class FileList implements Iterable<ExpandedFile> {
+  readonly #groups: (Group | (ExpandedFile & { readonly start: number }))[] = [];
+  #length = 0;
+  #last = 0;
+
+  get length(): number {
+    return this.#length;
+  }
+
+  push(file: ExpandedFile): void {
+    this.#groups.push({ ...file, start: this.#length });
+    this.#length += 1;
+  }
+
+  /** Adds a file whose URI is `prefix` and `name`, and whose bytes are there. */
+  pushIn(prefix: string, name: string): void {
+    const last = this.#groups.at(-1);
+    if (last !== undefined && 'names' in last && last.prefix === prefix) last.names.push(name);
+    else this.#groups.push({ start: this.#length, prefix, names: [name] });
+    this.#length += 1;
+  }
+
+  at(index: number): ExpandedFile {
+    // Mostly the list is gone through from its beginning.
+    if (!this.#holds(this.#last, index)) {
+      let [low, high] = [0, this.#groups.length];
+      while (low + 1 < high) {
+        const middle = (low + high) >> 1;
+        if ((this.#groups[middle]?.start ?? 0) <= index) low = middle;
+        else high = middle;
+      }
+      this.#last = low;
+    }
+    const group = this.#groups[this.#last];
+    if (group === undefined || index >= this.#length) throw new RangeError(`no file ${index}`);
+    return 'names' in group ? { uri: group.prefix + group.names[index - group.start] } : group;
+  }
+
+  *[Symbol.iterator](): Iterator<ExpandedFile> {
+    for (let i = 0; i < this.#length; i += 1) yield this.at(i);
+  }
+
+  #holds(group: number, index: number): boolean {
+    const start = this.#groups[group]?.start ?? 0;
+    return index >= start && index < (this.#groups[group + 1]?.start ?? this.#length);
+  }
+}
+
 /** Where the bytes of an expanded file are. */
 export function pathOf(file: ExpandedFile): string {
   return file.path ?? file.uri.slice('file:'.length);
@@ -47,7 +105,7 @@ export function pathOf(file: ExpandedFile): string {
  * Errors: ManifestError `invalid` (not a list, wrong URI, folder without "/", missing file, other than a regular file),
  * `conflict` (two hashes for one URI).
  */
-export function expandTrustedFiles(trusted: TomlValue, options: ExpandOptions = {}): ExpandedFile[] {
+export function expandTrustedFiles(trusted: TomlValue, options: ExpandOptions = {}): FileList {
   const key = options.key ?? 'sgx.trusted_files';
   if (trusted.kind !== 'array')
     throw fail(
@@ -55,11 +113,33 @@ export function expandTrustedFiles(trusted: TomlValue, options: ExpandOptions = 
       trusted.at,
       `${key}: expected a list of files; tables of files are a syntax that Gramine gave up`,
     );
+  const list = new FileList();
+  if (isAlone(trusted)) {
+    for (const [i, entry] of trusted.items.entries()) expandEntry(entry, `${key}[${i}]`, options, list);
+    return list;
+  }
   const found = new Map<string, ExpandedFile>();
   for (const [i, entry] of trusted.items.entries()) {
-    for (const file of expandEntry(entry, `${key}[${i}]`, options)) add(found, file, entry.at, options);
+    const own = new FileList();
+    expandEntry(entry, `${key}[${i}]`, options, own);
+    for (const file of own) add(found, file, entry.at, options);
   }
-  return [...found.values()];
+  for (const file of found.values()) list.push(file);
+  return list;
+}
+
+/** Whether no file can be listed by two entries: then none needs to be remembered for that. */
+function isAlone(trusted: TomlValue & { kind: 'array' }): boolean {
+  const paths = trusted.items.map((entry) => {
+    const uri = entry.kind === 'table' ? entry.entries.get('uri') : entry;
+    return uri?.kind === 'string' ? parseUri(uri.value) : undefined;
+  });
+  // Sorted by components, a path comes right before what lies below it.
+  const sorted = paths.map((path) => `${path ?? ''}/`).sort();
+  return (
+    paths.every((path) => path !== undefined && !path.includes('..')) &&
+    sorted.every((path, i) => i === 0 || !path.startsWith(sorted[i - 1] ?? ''))
+  );
 }
 
 function fail(
@@ -95,28 +175,31 @@ function add(
 
 const isGiven = (f: ExpandedFile): boolean => f.sha256 !== undefined || f.as !== undefined;
 
-function expandEntry(entry: TomlValue, where: string, options: ExpandOptions): ExpandedFile[] {
+function expandEntry(entry: TomlValue, where: string, options: ExpandOptions, out: FileList): void {
   if (entry.kind === 'table' && options.keep?.(entry)) {
     const uri = entry.entries.get('uri');
-    if (uri?.kind === 'string') return [{ uri: uri.value, as: entry }];
+    if (uri?.kind === 'string') {
+      out.push({ uri: uri.value, as: entry });
+      return;
+    }
   }
   const { uri, sha256 } = readEntry(entry, where, options);
-  const problem = (message: string): never => {
+  const problem: Problem = (message) => {
     throw fail(options, entry.at, `${where}: ${message}`);
   };
   if (!uri.startsWith('file:'))
-    return problem(`"${uri}" does not start with "file:", the only kind of URI that can be trusted`);
+    problem(`"${uri}" does not start with "file:", the only kind of URI that can be trusted`);
   const path = uri.slice('file:'.length);
   if (options.chroot !== undefined && !path.startsWith('/')) {
-    return problem(`"${uri}" is relative: with a chroot only absolute paths can be trusted`);
+    problem(`"${uri}" is relative: with a chroot only absolute paths can be trusted`);
   }
   if (sha256 !== undefined) {
-    if (uri.endsWith('/')) return problem(`"${uri}" is a folder and cannot have a sha256`);
-    return [{ uri, sha256 }];
+    if (uri.endsWith('/')) problem(`"${uri}" is a folder and cannot have a sha256`);
+    out.push({ uri, sha256 });
+    return;
   }
-  return options.chroot === undefined
-    ? expandPlain(uri, path, problem, options)
-    : expandInChroot(uri, path, options.chroot, problem, options);
+  if (options.chroot === undefined) expandPlain(uri, path, problem, options, out);
+  else expandInChroot(uri, path, options.chroot, problem, options, out);
 }
 
 function readEntry(entry: TomlValue, where: string, options: ExpandOptions): { uri: string; sha256?: string } {
@@ -164,13 +247,11 @@ function checkKind(uri: string, kind: 'file' | 'folder' | 'other' | 'missing', p
     problem(`"${uri}" is neither a regular file nor a folder: a FIFO, socket or device cannot be trusted`);
 }
 
-function expandPlain(uri: string, path: string, problem: Problem, options: ExpandOptions): ExpandedFile[] {
+function expandPlain(uri: string, path: string, problem: Problem, options: ExpandOptions, out: FileList): void {
   checkKind(uri, kindOf(path, problem), problem);
-  if (!uri.endsWith('/')) return [{ uri }];
   const base = pathlib(path);
-  const out: ExpandedFile[] = [];
-  new Walk(out, problem, options).folder(base, base);
-  return out;
+  if (uri.endsWith('/')) new Walk(out, problem, options).folder(base, base);
+  else out.push({ uri });
 }
 
 /** As Python's pathlib writes a path: without "." parts and doubled slashes, ".." kept. */
@@ -191,7 +272,7 @@ function pathlib(path: string): string {
  */
 class Walk {
   constructor(
-    readonly out: ExpandedFile[],
+    readonly out: FileList,
     readonly problem: Problem,
     readonly options: ExpandOptions,
     /** Where the bytes of a file found at a path are, if that is another place; undefined for a file that does not count. */
@@ -199,19 +280,22 @@ class Walk {
   ) {}
 
   folder(hostFolder: string, name: string): void {
+    const prefix = `file:${join(name, '')}`;
     for (const entry of this.#entries(hostFolder === '' ? '.' : hostFolder)) {
-      const hostPath = join(hostFolder, entry.name);
-      const entryName = hostFolder === name ? hostPath : join(name, entry.name);
       if (entry.isDirectory()) {
-        this.folder(hostPath, entryName);
+        this.folder(join(hostFolder, entry.name), join(name, entry.name));
         continue;
       }
+      const hostPath = join(hostFolder, entry.name);
       const kind = fileKind(entry, hostPath);
-      if (kind === 'folder') this.options.onFolderLink?.(`file:${entryName}`, hostPath);
+      if (kind === 'folder') this.options.onFolderLink?.(prefix + entry.name, hostPath);
       if (kind !== 'file') continue;
-      const path = this.real === undefined ? entryName : this.real(hostPath);
-      const uri = `file:${entryName}`;
-      if (path !== undefined) this.out.push(path === entryName ? { uri } : { uri, path });
+      if (this.real === undefined) {
+        this.out.pushIn(prefix, entry.name);
+        continue;
+      }
+      const path = this.real(hostPath);
+      if (path !== undefined) this.out.push({ uri: prefix + entry.name, path });
     }
   }
 
@@ -268,19 +352,21 @@ function expandInChroot(
   chroot: string,
   problem: Problem,
   options: ExpandOptions,
-): ExpandedFile[] {
-  if (/^\/\/(?!\/)/.test(path)) return problem(`"${uri}" starts with two slashes: write one`);
+  out: FileList,
+): void {
+  if (/^\/\/(?!\/)/.test(path)) problem(`"${uri}" starts with two slashes: write one`);
   const root = chroot.replace(/\/+$/, '');
   const resolved = resolveInside(root, path, problem);
   checkKind(uri, kindOf(root + resolved, problem), problem);
-  if (!uri.endsWith('/')) return [{ uri, path: root + resolved }];
+  if (!uri.endsWith('/')) {
+    out.push({ uri, path: root + resolved });
+    return;
+  }
   const real = (hostPath: string): string | undefined => {
     const target = root + resolveInside(root, hostPath.slice(root.length), problem);
     return kindOf(target, problem) === 'file' ? target : undefined;
   };
-  const out: ExpandedFile[] = [];
   new Walk(out, problem, options, real).folder(root + resolved, resolved);
-  return out;
 }
 
 const MAX_LINKS = 40;

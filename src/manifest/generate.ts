@@ -8,7 +8,7 @@ import { checkManifest } from './check.js';
 import { formatProblem } from './compile.js';
 import { addDefaults, type GramineFlavour } from './defaults.js';
 import { ManifestError } from './errors.js';
-import { type ExpandedFile, expandTrustedFiles, pathOf } from './expand.js';
+import { expandTrustedFiles, FileList, pathOf } from './expand.js';
 import type { FileCache } from './file-cache.js';
 import { type GlobalsOptions, templateGlobals } from './globals.js';
 import { type Digests, type HashProgress, hashFiles } from './hasher.js';
@@ -87,22 +87,25 @@ export async function generateManifest(request: ManifestRequest): Promise<Genera
         }
       : {}),
   });
-  const files = request.tdx ? addLinks(table, found, folderLinks, request.chroot) : found;
-  const unknown = files.filter((f) => f.sha256 === undefined && f.as === undefined);
-  const digests = await hashFiles(unknown.length, (i) => pathOf(unknown[i] ?? { uri: '' }), {
+  const files = new FileList();
+  if (request.tdx) for (const file of addLinks(table, [...found], folderLinks, request.chroot)) files.push(file);
+  const all = request.tdx ? files : found;
+  const unknown = indicesToHash(all);
+  const unknownPath = (i: number): string => pathOf(all.at(unknown[i] ?? 0));
+  const digests = await hashFiles(unknown.length, unknownPath, {
     tree: request.tdx ?? false,
     ...(request.cache === undefined ? {} : { cache: request.cache }),
     ...(request.threads === undefined ? {} : { threads: request.threads }),
     ...(request.onProgress === undefined ? {} : { onProgress: request.onProgress }),
   });
-  section.entries.set('trusted_files', trustedRows(files, digests, request.tdx ?? false));
+  section.entries.set('trusted_files', trustedRows(all, unknown, digests, request.tdx ?? false));
   const pieces = () => writeTomlPieces(table);
   return {
     table,
     pieces,
     text: () => [...pieces()].join(''),
     *dependencies() {
-      for (const f of unknown) yield pathOf(f);
+      for (let i = 0; i < unknown.length; i += 1) yield unknownPath(i);
     },
   };
 }
@@ -131,21 +134,27 @@ function tdxSection(table: TomlTable): TomlTable {
   return tdx;
 }
 
-/** One row per file, made when it is written: hashes stay packed until then. */
-function trustedRows(files: readonly ExpandedFile[], digests: Digests, tdx: boolean): TomlValue {
-  // Rows are asked for in order, several times; the index among the hashed files follows along.
-  const hashedBefore = new Uint32Array(files.length);
-  let hashed = 0;
-  for (const [i, f] of files.entries()) {
-    hashedBefore[i] = hashed;
-    if (f.sha256 === undefined && f.as === undefined) hashed += 1;
+/** The positions of the files whose hash is not given. */
+function indicesToHash(files: FileList): Uint32Array {
+  const indices = new Uint32Array(files.length);
+  let count = 0;
+  for (let i = 0; i < files.length; i += 1) {
+    const { sha256, as } = files.at(i);
+    if (sha256 === undefined && as === undefined) indices[count++] = i;
   }
+  return indices.subarray(0, count);
+}
+
+/** One row per file, made when it is written: hashes stay packed until then. */
+function trustedRows(files: FileList, hashed: Uint32Array, digests: Digests, tdx: boolean): TomlValue {
+  const hashedAt = new Uint32Array(files.length);
+  for (const [i, index] of hashed.entries()) hashedAt[index] = i;
   const row = (index: number): TomlTable => {
-    const f = files[index] ?? { uri: '' };
+    const f = files.at(index);
     if (f.as !== undefined) return f.as;
     const uri = ['uri', toml.string(f.uri)] as const;
     if (f.sha256 !== undefined) return toml.table([uri, ['sha256', toml.string(f.sha256)]]);
-    const i = hashedBefore[index] ?? 0;
+    const i = hashedAt[index] ?? 0;
     const sha256 = ['sha256', toml.string(digests.sha256(i))] as const;
     if (!tdx) return toml.table([uri, sha256]);
     return toml.table([
@@ -157,9 +166,9 @@ function trustedRows(files: readonly ExpandedFile[], digests: Digests, tdx: bool
     ]);
   };
   const lines = (index: number): string | undefined => {
-    const f = files[index];
-    if (f === undefined || f.as !== undefined || f.sha256 !== undefined) return undefined;
-    const i = hashedBefore[index] ?? 0;
+    const f = files.at(index);
+    if (f.as !== undefined || f.sha256 !== undefined) return undefined;
+    const i = hashedAt[index] ?? 0;
     const gramine = `uri = ${writeString(f.uri)}\nsha256 = "${digests.sha256(i)}"\n`;
     if (!tdx) return gramine;
     return `${gramine}size = ${digests.size(i)}\nmode = ${digests.mode(i)}\nroot = "${digests.root(i)}"\n`;

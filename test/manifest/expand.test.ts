@@ -44,7 +44,7 @@ describe.skipIf(!existsSync(ARCHIVE))('expands trusted files as Gramine’s tool
     if (!trusted) throw new Error('no trusted files');
     const files = expandTrustedFiles(trusted, chroot ? { chroot: join(base, 'tree') } : {});
     const digest = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
-    const rows = files.map((f) =>
+    const rows = [...files].map((f) =>
       toml.table([
         ['uri', toml.string(f.uri)],
         ['sha256', toml.string(f.sha256 ?? digest(pathOf(f)))],

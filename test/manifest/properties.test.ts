@@ -192,7 +192,7 @@ describe('expansion', () => {
             return false; // a file where this one wants a folder
           }
         });
-        const found = expandTrustedFiles(toml.array([toml.string(`file:${base}/`)])).map((f) =>
+        const found = [...expandTrustedFiles(toml.array([toml.string(`file:${base}/`)]))].map((f) =>
           f.uri.slice(base.length + 6),
         );
         const byParts = (a: string, b: string): number => {
