@@ -11,6 +11,12 @@ import { findTool } from './paths.js';
 
 const MIN_VERSION: readonly [number, number] = [7, 2];
 /** File descriptors of the socket pairs that the launcher shares with QEMU, by what they carry. */
+/**
+ * Everything that software emulation knows, but for the promise that string instructions are fast: emulated, they go byte
+ * by byte, and C libraries that believe the promise copy with them.
+ */
+const TCG_CPU = 'max,-erms,-fsrm';
+
 export const QEMU_FDS = { console: 3, stderr: 4, log: 5, stdin: 6 } as const;
 
 export interface MachineSpec {
@@ -69,7 +75,9 @@ export function qemuArguments(spec: MachineSpec): string[] {
     ...['-name', 'gramine', '-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],
     ...['-object', `memory-backend-memfd,id=mem,size=${memory},share=on`],
     ...['-machine', 'q35,memory-backend=mem', '-m', memory, '-smp', String(spec.cpus)],
-    ...(spec.accelerator === 'kvm' ? ['-accel', 'kvm', '-cpu', 'host'] : ['-accel', 'tcg,thread=multi', '-cpu', 'max']),
+    ...(spec.accelerator === 'kvm'
+      ? ['-accel', 'kvm', '-cpu', 'host']
+      : ['-accel', 'tcg,thread=multi', '-cpu', TCG_CPU]),
     ...['-bios', spec.image],
     ...chardev('log'),
     ...['-serial', 'chardev:log'],
