@@ -23,6 +23,8 @@ export const repository = fileURLToPath(new URL('..', import.meta.url));
 export const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'gramine-tdx/bench');
 export const benchProgram = join(cache, 'bench');
 const backlogShim = join(cache, 'backlog.so');
+/** The same CPU as our launcher gives: without the promise of fast string instructions, which TCG does not keep. */
+const CPU = 'max,-erms,-fsrm';
 const MODULES = [
   'failover',
   'net_failover',
@@ -107,17 +109,7 @@ export function startLinux(linux: Prepared, options: LinuxOptions): ChildProcess
   const quiet = 'console=ttyS0 quiet loglevel=0 tsc=reliable no5lvl panic=-1';
   const environment = `BENCH=${options.run.replaceAll(' ', ',')}${options.fsSocket ? ' BENCH_FS=1' : ''}`;
   const args = [
-    ...[
-      '-nodefaults',
-      '-no-user-config',
-      '-display',
-      'none',
-      '-no-reboot',
-      '-accel',
-      'tcg,thread=multi',
-      '-cpu',
-      'max',
-    ],
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-accel', 'tcg,thread=multi', '-cpu', CPU],
     ...['-object', `memory-backend-memfd,id=mem,size=${options.memory},share=on`],
     ...['-machine', 'q35,memory-backend=mem', '-m', options.memory, '-smp', String(options.cpus)],
     ...['-kernel', linux.kernel, '-initrd', hello ? linux.helloInitramfs : linux.fullInitramfs],
