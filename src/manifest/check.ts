@@ -122,7 +122,9 @@ function shapeOf(schema: unknown): Record<string, unknown> | undefined {
 
 function suggestion(unknown: string, known: readonly string[]): string {
   const near = known.map((k) => ({ k, d: distance(unknown, k) })).sort((a, b) => a.d - b.d)[0];
-  return near && near.d <= Math.max(2, Math.floor(near.k.length / 3)) ? `; did you mean "${near.k}"?` : '';
+  // A short name is near to everything.
+  const limit = unknown.length < 4 ? 1 : Math.max(2, Math.floor((near?.k.length ?? 0) / 3));
+  return near && near.d <= limit ? `; did you mean "${near.k}"?` : '';
 }
 
 /** Levenshtein distance. */
