@@ -271,6 +271,9 @@ function pathlib(path: string): string {
  * own name; links to folders are not followed; what is no file or cannot be read is passed over, as Gramine's tool does.
  */
 class Walk {
+  /** Root can read every file. */
+  readonly #isRoot = process.getuid?.() === 0;
+
   constructor(
     readonly out: FileList,
     readonly problem: Problem,
@@ -287,7 +290,7 @@ class Walk {
         continue;
       }
       const hostPath = join(hostFolder, entry.name);
-      const kind = fileKind(entry, hostPath);
+      const kind = fileKind(entry, hostPath, this.#isRoot);
       if (kind === 'folder') this.options.onFolderLink?.(prefix + entry.name, hostPath);
       if (kind !== 'file') continue;
       if (this.real === undefined) {
@@ -331,8 +334,7 @@ function join(folder: string, entry: string): string {
 }
 
 /** Links are followed on the host here, even in a chroot: whether a link counts is the host's word. */
-function fileKind(entry: Dirent, path: string): 'file' | 'folder' | 'other' {
-  const root = process.getuid?.() === 0;
+function fileKind(entry: Dirent, path: string, root: boolean): 'file' | 'folder' | 'other' {
   if (entry.isFile() && root) return 'file';
   if (!entry.isFile() && !entry.isSymbolicLink()) return 'other';
   try {

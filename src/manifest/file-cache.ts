@@ -43,11 +43,16 @@ class RecordStore {
   constructor(bytes: Buffer = Buffer.from(MAGIC), start = MAGIC.length) {
     this.#bytes = bytes;
     this.#length = start;
-    this.#slots = new Uint32Array(1024);
+    // Most records hold one digest; more slots come when they are needed.
+    const expected = bytes.length / (HEAD_BYTES + DIGEST_BYTES);
+    this.#slots = new Uint32Array(2 ** Math.max(10, Math.ceil(Math.log2(1.5 * expected + 1))));
     while (this.#length + HEAD_BYTES <= bytes.length) {
       const end = this.#length + HEAD_BYTES + bytes.readUInt32LE(this.#length + KEY_BYTES);
       if (end > bytes.length) break;
-      this.#link(this.#length);
+      // A file of ours names no key twice.
+      this.#makeRoom();
+      this.#place(this.#length);
+      this.count += 1;
       this.#length = end;
     }
   }
@@ -89,14 +94,25 @@ class RecordStore {
   }
 
   #link(at: number): void {
-    if ((this.count + 1) * 3 > this.#slots.length * 2) {
-      const old = this.#slots;
-      this.#slots = new Uint32Array(old.length * 2);
-      for (const offset of old) if (offset !== 0) this.#slots[this.#find(this.#bytes, offset)] = offset;
-    }
+    this.#makeRoom();
     const slot = this.#find(this.#bytes, at);
     if (this.#slots[slot] === 0) this.count += 1;
     this.#slots[slot] = at;
+  }
+
+  /** Puts a key that is not there yet into its slot. */
+  #place(at: number): void {
+    const mask = this.#slots.length - 1;
+    let slot = this.#bytes.readUInt32LE(at) & mask;
+    while (this.#slots[slot] !== 0) slot = (slot + 1) & mask;
+    this.#slots[slot] = at;
+  }
+
+  #makeRoom(): void {
+    if ((this.count + 1) * 3 <= this.#slots.length * 2) return;
+    const old = this.#slots;
+    this.#slots = new Uint32Array(old.length * 2);
+    for (const offset of old) if (offset !== 0) this.#place(offset);
   }
 }
 
