@@ -10,13 +10,13 @@ import type { HostKnowledge } from './host-knowledge.js';
 import { findTool } from './paths.js';
 
 const MIN_VERSION: readonly [number, number] = [7, 2];
-/** File descriptors of the socket pairs that the launcher shares with QEMU, by what they carry. */
 /**
  * Everything that software emulation knows, but for the promise that string instructions are fast: emulated, they go byte
  * by byte, and C libraries that believe the promise copy with them.
  */
 const TCG_CPU = 'max,-erms,-fsrm';
 
+/** File descriptors of the socket pairs that the launcher shares with QEMU, by what they carry. */
 export const QEMU_FDS = { console: 3, stderr: 4, log: 5, stdin: 6 } as const;
 
 export interface MachineSpec {
