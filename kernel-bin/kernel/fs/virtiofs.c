@@ -36,6 +36,12 @@ static int call(struct call *c, enum interrupt interrupt) {
   struct fuse_out_header answer;
   u8 *out = small;
   ASSERT(c->arg_len <= ARG_MAX_BYTES);
+  // What is made belongs to who makes it. For everything else this kernel has checked the rights, and asks as root.
+  if (c->opcode == FUSE_CREATE || c->opcode == FUSE_MKDIR || c->opcode == FUSE_MKNOD || c->opcode == FUSE_SYMLINK) {
+    const struct cred *cred = cred_current();
+    h.uid = cred->fsuid;
+    h.gid = cred->fsgid;
+  }
   if (c->out_max > OUT_SMALL_BYTES && !(out = kmalloc(sizeof(answer) + c->out_max, 0))) return -ENOMEM;
   memcpy(in, &h, sizeof(h));
   if (c->arg_len) memcpy(in + sizeof(h), c->arg, c->arg_len);
