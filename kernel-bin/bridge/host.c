@@ -20,8 +20,8 @@
 #define CLOSE_PATIENCE_NS 60000000000ull // a closed stream whose client takes nothing for so long is dropped
 #define HOST_ERRNO_MAX 133
 
-struct published { struct published *next; struct source source; int fd; uint16_t guest_port; bool armed; uint32_t turn; };
-struct listener { struct listener *next; uint32_t id, backlog, outstanding; uint16_t port; }; // the guest's
+struct published { struct published *next; struct source source; int fd; uint16_t guest_port, family; bool armed; uint32_t turn; };
+struct listener { struct listener *next; uint32_t id, backlog, outstanding; uint16_t port, family; }; // the guest's
 struct tcp {
   struct source source;
   struct stream stream;
@@ -326,11 +326,14 @@ void host_cancel(uint32_t id) {
 
 // --- published ports
 
-// The next of the guest's listeners on that port that has room.
+// The next of the guest's listeners on that port that has room. One of the client's own address family is preferred, as
+// on Linux: a server that listens on both would otherwise see some IPv4 clients as mapped addresses.
 static struct listener *listener_pick(struct published *p) {
   struct listener *pick = NULL, *first = NULL;
+  bool same = false;
+  for (struct listener *l = listeners; l && !same; l = l->next) same = l->port == p->guest_port && l->family == p->family;
   for (struct listener *l = listeners; l; l = l->next) {
-    if (l->port != p->guest_port || l->outstanding >= l->backlog) continue;
+    if (l->port != p->guest_port || (same && l->family != p->family) || l->outstanding >= l->backlog) continue;
     if (!first) first = l;
     if (!pick && l->id > p->turn) pick = l;
   }
@@ -386,6 +389,7 @@ void host_listen(uint32_t id, const struct wire_addr *a, uint32_t backlog) {
   }
   l->id = id;
   l->port = a->port;
+  l->family = a->family;
   l->backlog = backlog;
   note("the guest listens on %s", addr_text(a));
   rearm(l->port);
@@ -440,6 +444,7 @@ void host_publish(const char *spec) {
     if (bracket) setsockopt(p->fd, IPPROTO_IPV6, IPV6_V6ONLY, &(int){ 1 }, sizeof(int));
     ok = p->fd >= 0 && !bind(p->fd, (void *)&ss, len) && !listen(p->fd, 4096) && !getsockname(p->fd, (void *)&ss, &len);
     p->guest_port = (uint16_t)guest_port;
+    p->family = bracket ? 6 : 4;
     p->source.ready = published_ready;
     p->next = published;
     published = p;
