@@ -122,7 +122,8 @@ function bubblewrapArguments(virtiofsd: Virtiofsd, mounts: readonly ExportedMoun
   ]);
   const ownDirectory = dirname(virtiofsd.path);
   return [
-    ...['--unshare-ipc', '--unshare-pid', '--unshare-net', '--unshare-uts', '--die-with-parent', '--new-session'],
+    // No --new-session: the launcher detached it from the terminal already, and ends it by its process group.
+    ...['--unshare-ipc', '--unshare-pid', '--unshare-net', '--unshare-uts', '--die-with-parent'],
     ...['--cap-add', 'ALL', '--ro-bind', '/usr', '/usr'],
     ...['/bin', '/lib', '/lib64'].flatMap((path) => ['--ro-bind-try', path, path]),
     ...['--ro-bind-try', '/etc/ld.so.cache', '/etc/ld.so.cache'],

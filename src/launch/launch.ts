@@ -22,7 +22,7 @@ import { BRIDGE_PROGRAM, KERNEL_IMAGE } from './paths.js';
 import { makePlan, type Plan, type PlanRequest } from './plan.js';
 import { findQemu, type MachineSpec, QEMU_FDS, qemuArguments } from './qemu.js';
 import { CFV_BYTES, cfvHead, checkKernel, encodeRecord } from './record.js';
-import { ChildSocket, RunDirectory } from './run-directory.js';
+import { ChildSocket, killGroup, RunDirectory } from './run-directory.js';
 import { type GuestPorts, hasTerminal, Terminal } from './terminal.js';
 
 export interface LaunchRequest extends PlanRequest {
@@ -138,14 +138,14 @@ class Run {
   async cleanUp(): Promise<void> {
     this.terminal?.restore();
     for (const [signal, handler] of this.signals) process.removeListener(signal, handler);
-    if (this.qemu !== undefined && isRunning(this.qemu)) this.qemu.kill('SIGKILL');
+    if (this.qemu !== undefined && isRunning(this.qemu)) killGroup(this.qemu);
     this.bridge?.stop();
     const running = this.children.filter(isRunning);
     // A virtiofsd that QEMU never connected to would wait for it for ever.
-    if (this.qemu === undefined) for (const child of running) if (child !== this.bridge?.child) child.kill('SIGKILL');
+    if (this.qemu === undefined) for (const child of running) if (child !== this.bridge?.child) killGroup(child);
     const gone = Promise.all(running.map((child) => new Promise((resolve) => child.once('exit', resolve))));
     const timer = setTimeout(() => {
-      for (const child of running) child.kill('SIGKILL');
+      for (const child of running) killGroup(child);
     }, HELPER_GRACE_MS);
     await gone;
     clearTimeout(timer);
@@ -315,7 +315,7 @@ class Run {
   /** Ends the machine at once; the run then has status 128 + `signal`, unless the program has ended already. */
   private kill(signal: number): void {
     this.killedBy ??= signal;
-    this.qemu?.kill('SIGKILL');
+    if (this.qemu !== undefined && isRunning(this.qemu)) killGroup(this.qemu);
   }
 
   private throwIfKilled(): void {

@@ -28,7 +28,7 @@ const WATCHDOG = `
       done) exit 0 ;;
     esac
   done
-  [ -z "$pids" ] || kill -KILL $pids
+  for pid in $pids; do kill -9 "-$pid"; done
   rm -rf "$1"
   [ -z "$tty" ] || stty "$tty" <&3`;
 
@@ -81,6 +81,19 @@ export class RunDirectory {
   remove(): void {
     rmSync(this.path, { recursive: true, force: true });
     this.watchdog.stdin?.end('done\n');
+  }
+}
+
+/**
+ * Ends a child and all that it started: each child of a run is detached, so it leads a process group. Killing bubblewrap
+ * alone leaves what it forked behind when that has not yet asked to die with its parent.
+ */
+export function killGroup(child: ChildProcess): void {
+  if (child.pid === undefined) return;
+  try {
+    process.kill(-child.pid, 'SIGKILL');
+  } catch {
+    // It has ended by itself.
   }
 }
 

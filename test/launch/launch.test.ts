@@ -65,13 +65,13 @@ async function vm(args: readonly string[], setting: Setting = {}): Promise<Outco
   return { status, stdout, stderr };
 }
 
-/** Processes whose command line names the run's directory. */
+/** Processes of this test's runs: what a launcher starts inherits its environment, which names the run's directory. */
 function leftovers(): string[] {
   return readdirSync('/proc')
     .filter((pid) => /^[0-9]+$/.test(pid) && Number(pid) !== process.pid)
     .map((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/cmdline`, 'latin1').replaceAll('\0', ' ');
+        return readFileSync(`/proc/${pid}/environ`, 'latin1');
       } catch {
         return '';
       }
@@ -94,7 +94,10 @@ beforeEach(() => {
   work = mkdtempSync(join(tmpdir(), 'gt-'));
   execFileSync('mkdir', [join(work, 'run')]);
 });
-afterEach(() => rmSync(work, { recursive: true, force: true }));
+afterEach(async () => {
+  await eventually(() => leftovers().length === 0);
+  rmSync(work, { recursive: true, force: true });
+});
 
 describe('gramine-vm', () => {
   it("ends with the program's exit status and leaves nothing behind", async () => {
