@@ -212,6 +212,8 @@ function addArgumentFiles(closure: Closure, args: readonly string[]): { names: s
   const names: string[] = [];
   let relative = false;
   for (const arg of args) {
+    // The guest has its own.
+    if (/^\/(?:proc|sys|dev)(?:\/|$)/.test(arg)) continue;
     if (arg === '' || arg.startsWith('-') || arg.includes('\0')) continue;
     const file = closure.addOptional(resolve(arg), 'an argument of the program');
     if (file === undefined) continue;
