@@ -32,7 +32,7 @@
   pushq %r15
   .endm
 
-  .macro POP_ALL                        // up to and without rip
+  .macro POP_REGS                      // up to and without orig_rax
   popq %r15
   popq %r14
   popq %r13
@@ -48,6 +48,10 @@
   popq %rdx
   popq %rsi
   popq %rdi
+  .endm
+
+  .macro POP_ALL                        // up to and without rip
+  POP_REGS
   addq $8, %rsp
   .endm
 
@@ -158,21 +162,7 @@ syscall_entry:
   addq $8, %rsp
   testl %eax, %eax                      // nonzero: the frame is as SYSCALL left it, and SYSRET is safe
   jz return_to_user
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbp
-  popq %rbx
-  popq %r11
-  popq %r10
-  popq %r9
-  popq %r8
-  popq %rax
-  popq %rcx
-  popq %rdx
-  popq %rsi
-  popq %rdi
+  POP_REGS
   movq 32(%rsp), %rsp                   // past orig_rax: rip cs rflags rsp
   swapgs
   sysretq
