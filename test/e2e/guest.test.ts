@@ -42,7 +42,7 @@ describe.skipIf(programs.length === 0)('guest programs', () => {
   };
 
   for (const name of programs) {
-    // One more try: on a loaded machine `signals` failed once in ten runs, and why is not known yet (CHANGELOG).
+    // One more try: on a loaded machine `signals` failed once and not in 15 later runs; why is not known yet (CHANGELOG).
     it(name, { timeout: 240_000, retry: 1 }, async () => {
       const program = compile(name);
       const onFiles = name.startsWith('fs_');
