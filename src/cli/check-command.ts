@@ -59,8 +59,7 @@ async function check(argv: readonly string[]): Promise<number> {
   const [file = '-', ...more] = command.processedArgs.length > 0 ? command.args : [];
   if (more.length > 0) throw new UsageError('one manifest at a time');
   const name = file === '-' ? '<stdin>' : file;
-  // Loaded when there is work: not for --help.
-  const { checkManifest, decodeText, formatProblem, parseToml } = await import('../manifest/index.js');
+  const { checkManifest, decodeText, formatProblem, parseToml } = await import('./check-work.js');
   const manifest = parseToml(decodeText(read(file), name), name);
   const problems = checkManifest(manifest, { allowTdx: !gramine, requireLoader: gramine });
   for (const problem of problems) process.stdout.write(`${formatProblem(problem, name)}\n`);

@@ -3,7 +3,7 @@
 // The check of a manifest's shape: the verdict of Gramine's own checker, and a report that it does not give: every problem
 // at once, each with its key, its line and column, and the known key that was probably meant.
 
-import type * as z from 'zod';
+import type * as z from 'zod/mini';
 import { gramineSchema, manifestSchema } from './schema.js';
 import type { Position, TomlTable, TomlValue } from './toml.js';
 
@@ -57,7 +57,7 @@ function plain(value: TomlValue): unknown {
   }
 }
 
-function problemsOf(issue: z.core.$ZodIssue, manifest: TomlTable, schema: z.ZodType): Problem[] {
+function problemsOf(issue: z.core.$ZodIssue, manifest: TomlTable, schema: z.ZodMiniType): Problem[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((unknown) => {
       const path = [...issue.path, unknown];
@@ -100,7 +100,7 @@ export function positionOf(root: TomlTable, path: readonly PropertyKey[]): Posit
 }
 
 /** Names that the schema knows at a place; empty where it cannot say. */
-function knownKeys(path: readonly PropertyKey[], root: z.ZodType): string[] {
+function knownKeys(path: readonly PropertyKey[], root: z.ZodMiniType): string[] {
   let schema: unknown = root;
   for (const p of path) {
     const inner = unwrap(schema);
@@ -112,8 +112,7 @@ function knownKeys(path: readonly PropertyKey[], root: z.ZodType): string[] {
 }
 
 function unwrap(schema: unknown): unknown {
-  const s = schema as { unwrap?: () => unknown; shape?: unknown };
-  return s.shape === undefined && typeof s.unwrap === 'function' ? s.unwrap() : schema;
+  return (schema as { def: { innerType?: unknown } }).def.innerType ?? schema;
 }
 
 function shapeOf(schema: unknown): Record<string, unknown> | undefined {

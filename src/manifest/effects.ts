@@ -2,8 +2,9 @@
 //
 // The schema as a list of keys, for docs/manifest.md, and who sees to each key that has an effect.
 
+import type * as z from 'zod/mini';
 import type { Effect, KeyMeta } from './schema.js';
-import { manifestSchema, mountSchemas } from './schema.js';
+import { keyMeta, manifestSchema, mountSchemas } from './schema.js';
 
 /** A key as docs/manifest.md shows it. */
 export interface KeyDoc extends KeyMeta {
@@ -57,11 +58,8 @@ export const ENFORCED_BY: Readonly<Record<string, Enforcer>> = {
 
 interface SchemaNode {
   readonly shape?: Readonly<Record<string, SchemaNode>>;
-  readonly element?: SchemaNode;
   readonly options?: readonly (string | SchemaNode)[];
-  readonly def: { readonly type: string };
-  unwrap?(): SchemaNode;
-  meta(): { key?: KeyMeta } | undefined;
+  readonly def: { readonly type: string; readonly innerType?: SchemaNode; readonly element?: SchemaNode };
 }
 
 /** Every key of the schema, in its order. */
@@ -74,12 +72,12 @@ export function describeKeys(): KeyDoc[] {
 function walk(node: SchemaNode, path: string, out: KeyDoc[]): void {
   for (const [name, value] of Object.entries(node.shape ?? {})) {
     const here = path === '' ? name : `${path}.${name}`;
-    const meta = value.meta()?.key;
+    const meta = keyMeta.get(value as unknown as z.ZodMiniType) as KeyMeta | undefined;
     const inner = unwrap(value);
     if (meta !== undefined) out.push({ path: here, type: typeOf(inner, here), ...meta });
     if (inner.shape !== undefined) walk(inner, here, out);
     else if (here === 'fs.mounts') walkMounts(out);
-    else if (inner.element?.shape !== undefined) walk(inner.element, `${here}[]`, out);
+    else if (inner.def.element?.shape !== undefined) walk(inner.def.element, `${here}[]`, out);
   }
 }
 
@@ -105,7 +103,7 @@ function walkMounts(out: KeyDoc[]): void {
 }
 
 function unwrap(node: SchemaNode): SchemaNode {
-  return node.shape === undefined && node.def.type === 'optional' && node.unwrap ? node.unwrap() : node;
+  return node.def.innerType ?? node;
 }
 
 const SPECIAL: Readonly<Record<string, string>> = {
@@ -132,7 +130,7 @@ function typeOf(node: SchemaNode, path: string): string {
     case 'record':
       return 'table of free names';
     case 'array':
-      return node.element?.shape !== undefined ? 'list of tables' : 'list of texts';
+      return node.def.element?.shape !== undefined ? 'list of tables' : 'list of texts';
     default:
       return node.def.type;
   }

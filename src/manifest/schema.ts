@@ -4,7 +4,7 @@
 // accepts (python/graminelibos/manifest_check.py, quirks included: a boolean passes for an integer, a trusted file needs no
 // uri); ranges that only the run time knows are checked when the policy is compiled. docs/manifest.md is generated from this.
 
-import * as z from 'zod';
+import * as z from 'zod/mini';
 
 /** What this project does with a key. */
 export type Effect =
@@ -22,20 +22,19 @@ export interface KeyMeta {
   readonly range?: string;
 }
 
-declare module 'zod' {
-  interface GlobalMeta {
-    key?: KeyMeta;
-  }
-}
+/** What is said of each key; the schema's own part of zod alone, as the whole of it takes longer to load than a check takes. */
+export const keyMeta = z.registry<KeyMeta>();
 
 /** A table key, always optional unless said otherwise. */
-function key<T extends z.ZodType>(
+function key<T extends z.ZodMiniType>(
   schema: T,
   effect: Effect,
   meaning: string,
   extra: { default?: string; range?: string } = {},
-): z.ZodOptional<T> {
-  return z.optional(schema).meta({ key: { meaning, effect, ...extra } }) as z.ZodOptional<T>;
+): z.ZodMiniOptional<T> {
+  const optional = z.optional(schema);
+  keyMeta.add(optional, { meaning, effect, ...extra });
+  return optional;
 }
 
 const str = z.string({ error: 'expected text' });
@@ -44,13 +43,17 @@ const bool = z.boolean({ error: 'expected true or false' });
 const int = z.union([z.bigint(), z.boolean()], { error: 'expected an integer' });
 const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z.enum(values, { error: `expected one of ${values.map((v) => JSON.stringify(v)).join(', ')}` });
-const table = <T extends z.ZodRawShape>(shape: T) =>
+const table = <T extends z.core.$ZodShape>(shape: T) =>
   z.strictObject(shape, { error: (issue) => (issue.code === 'unrecognized_keys' ? undefined : 'expected a table') });
-const list = <T extends z.ZodType>(element: T) => z.array(element, { error: 'expected a list' });
+const list = <T extends z.ZodMiniType>(element: T) => z.array(element, { error: 'expected a list' });
 const feature = (values: 'with-unspecified' | 'without') =>
   values === 'without' ? oneOf(['disabled', 'required']) : oneOf(['unspecified', 'disabled', 'required']);
-const required = <T extends z.ZodType>(schema: T, effect: Effect, meaning: string): T =>
-  schema.meta({ key: { meaning, effect, default: 'required' } }) as T;
+// A copy: the same schema of a text may stand for several keys.
+function required<T extends z.ZodMiniType>(schema: T, effect: Effect, meaning: string): T {
+  const copy = z.clone(schema);
+  keyMeta.add(copy, { meaning, effect, default: 'required' });
+  return copy;
+}
 
 const path = required(str, 'enforced', 'where the mount appears in the guest: absolute, not "/"');
 const chrootMount = table({
@@ -74,7 +77,7 @@ const shmMount = table({
 /** By `type`, so that a problem is told for the kind of mount that was meant. */
 const MOUNTS = { chroot: chrootMount, encrypted: encryptedMount, tmpfs: tmpfsMount, untrusted_shm: shmMount } as const;
 
-const mount = z.any().superRefine((value, context) => {
+const mount = custom((value, context) => {
   if (!isPlainTable(value)) {
     context.addIssue({ code: 'custom', message: 'expected a table' });
     return;
@@ -89,14 +92,21 @@ const mount = z.any().superRefine((value, context) => {
   for (const issue of kind.safeParse(value).error?.issues ?? []) forward(context, issue);
 });
 
+type Context = Parameters<Parameters<typeof z.superRefine>[0]>[1];
+
+/** A value whose findings a function tells. */
+function custom(judge: (value: unknown, context: Context) => void) {
+  return z.any().check(z.superRefine(judge));
+}
+
 /** Passes on a finding of another schema, its path kept. */
-function forward(context: z.RefinementCtx, issue: z.core.$ZodIssue): void {
+function forward(context: Context, issue: z.core.$ZodIssue): void {
   context.issues.push({ ...issue, input: undefined } as z.core.$ZodRawIssue);
 }
 
 /** Text, or a table that the second schema describes. */
-const textOr = <T extends z.ZodType>(other: T) =>
-  z.any().superRefine((value, context) => {
+const textOr = <T extends z.ZodMiniType>(other: T) =>
+  custom((value, context) => {
     const schema = isPlainTable(value) ? other : str;
     for (const issue of schema.safeParse(value).error?.issues ?? []) forward(context, issue);
   });
@@ -105,7 +115,7 @@ function isPlainTable(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value) && Object.getPrototypeOf(value) === null;
 }
 
-const envValue = z.any().superRefine((value, context) => {
+const envValue = custom((value, context) => {
   if (typeof value === 'string') return;
   if (!isPlainTable(value)) {
     context.addIssue({ code: 'custom', message: 'expected text, { value = "..." } or { passthrough = true }' });
@@ -386,7 +396,7 @@ export const manifestSchema = table({
 });
 
 function rootMount() {
-  return z.any().superRefine((value, context) => {
+  return custom((value, context) => {
     if (!isPlainTable(value)) {
       context.addIssue({ code: 'custom', message: 'expected a table' });
       return;
