@@ -85,6 +85,8 @@ static inline void cpu_relax(void) { __asm__ volatile("pause"); }
 typedef void (*irq_handler)(void *arg); // irq context: no sleeping, interrupts off
 // Takes a free vector for MSI-X on `cpu`; message address and data for the device. -ENOSPC.
 int __must_check irq_alloc(u32 cpu, irq_handler fn, void *arg, u64 *msi_addr, u32 *msi_data);
+// A free vector for an interrupt that is not a device's (TD: the host's event notification). -ENOSPC.
+int __must_check irq_alloc_vector(irq_handler fn, void *arg, u32 *vector);
 void ipi_resched(u32 cpu);               // makes that CPU notice need_resched or leave its halt
 // Runs fn(arg) on every CPU of `mask` but this one, and waits. Interrupts must be on or the caller must not hold a
 // lock that another caller waits for with interrupts off.

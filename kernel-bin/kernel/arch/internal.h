@@ -136,6 +136,17 @@ extern u32 panicking;
 void arch_stop_others(void);
 #define KSTACK_ALIGN (16 * KIB)
 
+// --- TD (arch/tdx.c)
+struct tdx_ve { u32 reason, insn_len; u64 qualification, gpa; };
+void tdx_init(void);                                // asks the module; sets pte_shared_bit
+void tdx_share(phys_t pa, u64 len_bytes);           // MapGPA to shared; the host's refusal ends the machine
+void tdx_set_fatal_page(u8 *va, phys_t phys);       // shared, for tdx_fatal
+bool __must_check tdx_ve_info(struct tdx_ve *ve);   // clears it; first thing after a #VE
+bool __must_check tdx_cpuid_ve_user(void);          // this CPU: CPUID in ring 3 is a #VE
+void tdx_halt(void);                                // interrupts off; returns with them off
+u64 tdx_msr_read(u32 msr);                          // the host's answer, 0 when it has none
+void tdx_msr_write(u32 msr, u64 v);
+
 extern const u8 kernel_start[], kernel_text_end[], kernel_rodata_end[], kernel_file_end[], kernel_end[], boot_stack_guard[];
 
 #endif

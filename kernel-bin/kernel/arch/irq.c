@@ -8,8 +8,7 @@ static struct { irq_handler fn; void *arg; } handlers[256];
 static struct spinlock vector_lock = SPINLOCK_INIT(RANK_PAGEALLOC);
 static u32 next_vector = VECTOR_FIRST_DEVICE;
 
-int irq_alloc(u32 cpu, irq_handler fn, void *arg, u64 *msi_addr, u32 *msi_data) {
-  if (cpu >= cpu_count || !cpus[cpu]) return -EINVAL;
+int irq_alloc_vector(irq_handler fn, void *arg, u32 *vector) {
   u64 flags = spin_lock_irqsave(&vector_lock);
   u32 v = next_vector <= VECTOR_LAST_DEVICE ? next_vector++ : 0;
   if (v) {
@@ -17,10 +16,16 @@ int irq_alloc(u32 cpu, irq_handler fn, void *arg, u64 *msi_addr, u32 *msi_data) 
     __atomic_store_n(&handlers[v].fn, fn, __ATOMIC_RELEASE);
   }
   spin_unlock_irqrestore(&vector_lock, flags);
-  if (!v) return -ENOSPC;
-  *msi_addr = 0xfee00000 | (u64)cpus[cpu]->apic_id << 12; // fixed delivery, physical destination
-  *msi_data = v;
-  return 0;
+  *vector = v;
+  return v ? 0 : -ENOSPC;
+}
+
+int irq_alloc(u32 cpu, irq_handler fn, void *arg, u64 *msi_addr, u32 *msi_data) {
+  if (cpu >= cpu_count || !cpus[cpu]) return -EINVAL;
+  u32 id = cpus[cpu]->apic_id; // without an interrupt remapper a message has 8 bits for it
+  if (id > 255) return -ENOSPC;
+  *msi_addr = 0xfee00000 | (u64)id << 12; // fixed delivery, physical destination
+  return irq_alloc_vector(fn, arg, msi_data);
 }
 
 void irq_dispatch(u32 vector) {
