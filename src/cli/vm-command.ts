@@ -124,7 +124,7 @@ function buildCommand(name: string): Command {
       'memory of the machine, such as 512M or 2G (default: the manifest, else 1G)',
       asArgument(parseMemory),
     )
-    .option('-c, --cpus <number>', 'virtual CPUs (default: the manifest, else 1)', asArgument(parseCpus))
+    .option('-c, --cpus <number>', 'virtual CPUs (default: those of the host, at most 4)', asArgument(parseCpus))
     .addOption(list('--net <host:port>', 'let the program connect there; "*:*" for anywhere', parseOutbound))
     .addOption(
       new Option('--accel <name>', 'kvm, tcg (software), or the better one that works')

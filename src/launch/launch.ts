@@ -5,7 +5,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
-import { constants as os } from 'node:os';
+import { availableParallelism, constants as os } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { type AcceleratorChoice, chooseAccelerator } from './accelerator.js';
 import { Bridge, bridgeArguments } from './bridge.js';
@@ -42,8 +42,7 @@ export interface LaunchRequest extends PlanRequest {
   readonly detail: (line: string) => void;
 }
 
-// More than one is the user's choice for now: with two vCPUs a program of many processes can still hang (CHANGELOG, known).
-const DEFAULT_CPUS = 1;
+const MAX_DEFAULT_CPUS = 4;
 /** What helpers printed, as far as an error message quotes it. */
 const OUTPUT_TAIL_BYTES = 4096;
 const LOG_LINE_CHARS = 1000;
@@ -335,7 +334,7 @@ function machineSpec(
 ): MachineSpec {
   return {
     accelerator: choice.accelerator,
-    cpus: request.cpus ?? plan.cpus ?? DEFAULT_CPUS,
+    cpus: request.cpus ?? plan.cpus ?? Math.min(availableParallelism(), MAX_DEFAULT_CPUS),
     memoryBytes: plan.memoryBytes,
     image: file('image'),
     vsockSocket: file('vsock'),

@@ -57,14 +57,17 @@ static void sleep_mark(int mode) {
   t->interruptible = mode == WAIT_INTERRUPTIBLE;
   t->killable = mode == WAIT_KILLABLE;
   WRITE_ONCE(t->state, THREAD_SLEEPING);
-  __atomic_thread_fence(__ATOMIC_SEQ_CST); // before the caller looks at its condition
+  __atomic_thread_fence(__ATOMIC_SEQ_CST); // before anybody looks at a condition
 }
 
+// SLEEPING comes before the queue: a waker takes a waiter off the queue and then wakes it once, so one that it found there
+// while still RUNNING would sleep on no queue if its condition was false again by then (a lock that a third took).
 void wait_prepare(struct waitq *q, struct waiter *w, int mode) {
+  sleep_mark(mode);
   u64 flags = spin_lock_irqsave(&q->lock);
   add_locked(q, w);
   spin_unlock_irqrestore(&q->lock, flags);
-  sleep_mark(mode);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST); // before the caller looks at its condition, as in waitq_active
 }
 
 struct sleep_timer { struct timer timer; struct thread *thread; };
