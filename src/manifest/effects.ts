@@ -34,6 +34,7 @@ export const ENFORCED_BY: Readonly<Record<string, Enforcer>> = {
   'fs.mounts[].path': { policy: 'mounts.path' },
   'fs.mounts[].uri': { policy: 'mounts.uri' },
   'fs.root': { policy: 'mounts' },
+  'fs.insecure__keys': { policy: 'keys' },
   'fs.start_dir': { policy: 'cwd' },
   'sys.stack.size': { policy: 'limits.stack' },
   'sys.brk.max_size': { policy: 'limits.brk' },
@@ -45,6 +46,7 @@ export const ENFORCED_BY: Readonly<Record<string, Enforcer>> = {
   'sgx.trusted_files': { policy: 'trusted' },
   'sgx.allowed_files': { policy: 'allowed' },
   'sgx.file_check_policy': { policy: 'check' },
+  'sgx.remote_attestation': { policy: 'attestation' },
   'sgx.enclave_size': { launcher: 'size of the machine' },
   'tdx.memory': { launcher: 'size of the machine' },
   'tdx.vcpus': { launcher: 'virtual CPUs of the machine' },
@@ -52,6 +54,7 @@ export const ENFORCED_BY: Readonly<Record<string, Enforcer>> = {
   'tdx.trusted_files': { policy: 'trusted' },
   'tdx.allowed_files': { policy: 'allowed' },
   'tdx.file_check_policy': { policy: 'check' },
+  'tdx.remote_attestation': { policy: 'attestation' },
   'tdx.read_only': { policy: 'mounts.rw' },
   'tdx.net.outbound': { launcher: 'its bridge connects nowhere else' },
 };

@@ -147,8 +147,8 @@ const gramineShape = {
       root: key(rootMount(), 'enforced', 'the mount at "/"', { default: '{ type = "chroot", uri = "file:." }' }),
       insecure__keys: key(
         z.record(z.string(), str, { error: 'expected a table' }),
-        'none',
-        'keys of encrypted mounts by name, 32 hexadecimal digits each; there are no encrypted mounts yet',
+        'enforced',
+        'values of /dev/attestation/keys/NAME, 32 hexadecimal digits each; there are no encrypted mounts yet',
       ),
     }),
     'enforced',
@@ -275,7 +275,7 @@ const gramineShape = {
         'what happens to files that are in neither list',
         { default: '"strict"' },
       ),
-      remote_attestation: key(oneOf(['none', 'dcap']), 'none', 'measured with the policy; no quotes are offered yet', {
+      remote_attestation: key(oneOf(['none', 'dcap']), 'enforced', 'whether /dev/attestation offers quotes', {
         default: '"none"',
       }),
       enclave_size: key(str, 'enforced', 'memory of the machine when tdx.memory is absent', {
@@ -365,7 +365,7 @@ const tdxTable = table({
     'as sgx.file_check_policy, before which it goes',
   ),
   read_only: key(list(str), 'enforced', 'guest paths of mounts whose allowed files the program may read and not write'),
-  remote_attestation: key(oneOf(['none', 'dcap']), 'none', 'as sgx.remote_attestation, before which it goes'),
+  remote_attestation: key(oneOf(['none', 'dcap']), 'enforced', 'as sgx.remote_attestation, before which it goes'),
   enclave_size: key(str, 'enforced', 'memory of the machine when tdx.memory is absent, as Gramine-TDX calls it', {
     range: 'a size',
   }),

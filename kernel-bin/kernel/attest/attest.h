@@ -5,6 +5,7 @@
 #ifndef ATTEST_ATTEST_H
 #define ATTEST_ATTEST_H
 #include "task/task.h"
+#include "host/host.h"
 
 enum mount_type { MOUNT_CHROOT, MOUNT_TMPFS, MOUNT_ENCRYPTED, MOUNT_UNTRUSTED_SHM };
 struct policy_mount { char *path; enum mount_type type; char *uri; char *key; bool rw; };
@@ -70,7 +71,20 @@ void rtmr_read(unsigned index, u8 out[48]);
 // Appends an event to the TCG2 log and extends the register. `data` is copied.
 int __must_check measure_event(unsigned rtmr, u32 type, const char *what, const void *data, size_t len);
 const u8 *event_log(size_t *len); // stays valid; grows at its end only
-// In a TD the registers are the TDX module's: whoever brings TDCALL installs these before attest_init. 0 or -EIO.
-extern int (*tdx_rtmr_extend)(unsigned index, const u8 digest[48]);
-extern int (*tdx_rtmr_read)(unsigned index, u8 out[48]);
+// --- proofs, and what else is behind /dev/attestation (fs/attestfs.c; docs/attestation.md)
+#define ATTEST_DATA_BYTES 64
+#define ATTEST_REPORT_BYTES 1024
+#define ATTEST_KEY_BYTES 16
+#define ATTEST_EVENT_MAX 4096 // bytes of one event of the program
+const char *attest_type(void); // "none": there are no quotes; "dcap"; "dcap-simulated"
+int __must_check attest_report(const u8 data[ATTEST_DATA_BYTES], u8 report[ATTEST_REPORT_BYTES]); // -ENODEV: no TD
+// Asks the host and waits, with a limit. *quote is kmalloc'ed. -ENODEV: no TD, not asked for by the manifest, or the host
+// has no quoting service; -ERESTARTSYS; -ETIMEDOUT; -EIO: a wrong answer (a line was logged). Process context, no locks.
+int __must_check attest_quote(const u8 data[ATTEST_DATA_BYTES], u8 **quote, size_t *len);
+// An event of the program's own in RTMR3: its digest is SHA-384 of the data. -ENOSPC: the log is full.
+int __must_check attest_program_event(const void *data, size_t len);
+int attest_key_find(const char *name);                            // index or -ENOENT
+const char *attest_key_name(u32 index);                           // NULL past the last
+bool attest_key_read(u32 index, u8 out[ATTEST_KEY_BYTES]);        // false: it has no value yet
+void attest_key_write(u32 index, const u8 key[ATTEST_KEY_BYTES]);
 #endif

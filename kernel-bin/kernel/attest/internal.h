@@ -40,5 +40,10 @@ int policy_parse(struct parser *p);                   // attest/policy.c
 int trusted_parse(struct parser *p);                  // attest/trusted.c
 void trusted_set_leaves(const u8 *leaves, size_t len);
 void measure_init(size_t boot_bytes);                 // room for the boot's events and more
+int keys_init(void);                                  // attest/keys.c
+int quote_init(void);                                 // attest/quote.c
+int quote_check(const u8 *quote, size_t len, const u8 report[ATTEST_REPORT_BYTES]);
+#define SIMULATED_MRSEAM "gramine-tdx simulated TDX module: no protection."
+_Static_assert(sizeof(SIMULATED_MRSEAM) == 48 + 1, "MRSEAM has 48 bytes");
 bool path_is_normal(const char *path, bool absolute_only);
 #endif

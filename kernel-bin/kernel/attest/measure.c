@@ -5,6 +5,7 @@
 // arrays and prove nothing. Not from interrupts; the lock keeps log order and register order the same.
 
 #include "attest/internal.h"
+#include "arch/tdx.h"
 
 #define RTMR_COUNT 4
 #define ALG_SHA384 0x000c
@@ -12,11 +13,11 @@
 #define RUNTIME_BYTES (256 * KIB) // for what the program extends
 #define EVENT_FIXED_BYTES (4 + 4 + 4 + 2 + 48 + 4)
 
-int (*tdx_rtmr_extend)(unsigned index, const u8 digest[48]);
-int (*tdx_rtmr_read)(unsigned index, u8 out[48]);
-
 static struct spinlock lock = SPINLOCK_INIT(RANK_OBJECT);
 static u8 registers[RTMR_COUNT][48]; // outside a TD
+static u8 *td_page;                  // in a TD: operands of the module, under the lock
+#define TD_DIGEST_AT 1024            // behind a report
+#define REPORT_RTMR_AT (512 + 208)   // TDREPORT: TDINFO, RTMR0
 static u8 *event_buf;
 static size_t log_len, log_cap;      // log_len: read without the lock, acquire
 
@@ -27,7 +28,11 @@ void measure_init(size_t boot_bytes) {
   log_cap = boot_bytes + 4096 + RUNTIME_BYTES;
   event_buf = arena_alloc(log_cap);
   if (!event_buf) host_fatal("no memory for the event log");
-  if (in_td && (!tdx_rtmr_extend || !tdx_rtmr_read)) host_fatal("this kernel cannot measure in a TD");
+  if (in_td) {
+    struct page *page = page_alloc(0, ALLOC_ZERO);
+    if (!page) host_fatal("no memory for measuring");
+    td_page = page_virt(page);
+  }
   // The first record tells the format: Spec ID Event03, one algorithm. It is never extended.
   u8 *p = put32(put32(event_buf, 1), EV_NO_ACTION);
   memset(p, 0, 20);
@@ -41,7 +46,10 @@ void measure_init(size_t boot_bytes) {
 }
 
 static int extend_locked(unsigned index, const u8 digest[48]) {
-  if (in_td) return tdx_rtmr_extend(index, digest);
+  if (in_td) {
+    memcpy(td_page + TD_DIGEST_AT, digest, 48);
+    return tdx_mr_rtmr_extend(virt_phys(td_page + TD_DIGEST_AT), index) == TDX_SUCCESS ? 0 : -EIO;
+  }
   struct sha512 s;
   sha384_init(&s);
   sha384_update(&s, registers[index], 48);
@@ -61,7 +69,8 @@ void rtmr_read(unsigned index, u8 out[48]) {
   ASSERT(index < RTMR_COUNT);
   spin_lock(&lock);
   if (!in_td) memcpy(out, registers[index], 48);
-  else if (tdx_rtmr_read(index, out)) host_fatal("a measurement register cannot be read");
+  else if (tdx_mr_report(virt_phys(td_page), virt_phys(td_page + TD_DIGEST_AT))) host_fatal("a measurement register cannot be read");
+  else memcpy(out, td_page + REPORT_RTMR_AT + 48 * index, 48);
   spin_unlock(&lock);
 }
 

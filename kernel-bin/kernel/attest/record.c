@@ -165,6 +165,8 @@ static void measure_or_stop(unsigned rtmr, u32 type, const char *what, const str
   if (measure_event(rtmr, type, what, item->start, item->len)) host_fatal("cannot measure the launch record");
 }
 
+int attest_program_event(const void *data, size_t len) { return measure_event(3, EV_IPL, "data of the program", data, len); }
+
 void attest_init(void) {
   measure_init(items.vm.len + items.policy.len + items.invocation.len);
   measure_or_stop(0, EV_PLATFORM_CONFIG_FLAGS, "vm", &items.vm);
@@ -173,6 +175,7 @@ void attest_init(void) {
   parse_or_stop(&items.policy, "policy", policy_parse);
   parse_or_stop(&items.invocation, "invocation", invocation_parse);
   parse_or_stop(&items.host, "host", host_parse);
+  if (keys_init()) host_fatal("no memory for the keys");
   trusted_set_leaves(host_leaves.start, host_leaves.len);
   if (!host_hints.hostname[0]) strlcpy(host_hints.hostname, "gramine-tdx", sizeof(host_hints.hostname));
   // The log shows what the program does: in a TD the host may ask for less than the policy, never for more. Elsewhere
@@ -180,5 +183,6 @@ void attest_init(void) {
   u32 level = policy.log;
   if (host_log >= 0 && (in_td ? (u32)host_log < level : (u32)host_log > level)) level = (u32)host_log;
   log_level = level;
+  if (quote_init()) host_fatal("the TDX module makes no report");
   time_set_realtime(host_hints.time_ns);
 }

@@ -130,12 +130,15 @@ int __must_check fs_truncate(struct dentry *d, u64 size, struct file *f); // lim
 // A node of the file system by path, for the kernel's own use and AF_UNIX bind (S_IFSOCK): checks permission and umask.
 int __must_check path_mknod(int at, const char *name, u32 mode, u64 rdev, struct path *out);
 
-// --- per-process: root, cwd, umask (CLONE_FS shares it)
-struct fscontext { struct refcount refs; struct spinlock lock; struct path root, cwd; u32 umask; };
+// --- per-process: root, cwd, umask, report data (CLONE_FS shares it)
+struct fscontext { struct refcount refs; struct spinlock lock; struct path root, cwd; u32 umask; u8 report_data[64]; };
 struct fscontext *fscontext_create(void);
 struct fscontext *fscontext_copy(struct fscontext *c);
 static inline struct fscontext *fscontext_get(struct fscontext *c) { ref_get(&c->refs); return c; }
 void fscontext_put(struct fscontext *c);
+// What the process wants in its next report or quote (/dev/attestation/user_report_data); inherited by fork, kept by exec.
+void fscontext_report_data(struct fscontext *c, u8 out[64]);
+void fscontext_set_report_data(struct fscontext *c, const u8 data[64]);
 extern struct fscontext *(*fscontext_current)(void);  // proc installs it
 struct cred { u32 uid, euid, suid, fsuid, gid, egid, sgid, fsgid; u32 ngroups; u32 groups[32]; };
 extern const struct cred *(*cred_current)(void);      // proc installs it
@@ -165,6 +168,7 @@ struct timespec64 time_now_ts(void);
 struct super *tmpfs_create(u64 limit_bytes, u32 mode);
 struct file *tmpfs_memfd(const char *name, u32 flags);    // memfd_create, shm: ERR_PTR
 struct super *devfs_create(void);
+struct super *attestfs_create(void);                      // /dev/attestation; once. NULL
 // A device node under /dev: drv and net rooms add theirs.
 int __must_check devfs_add(const char *name, u32 mode, u64 rdev, const struct file_ops *fops, void *priv);
 // Simple generated files (procfs, attestation): `show` fills a growing buffer at open.

@@ -214,6 +214,7 @@ void fs_init(void) {
   mount_must("/", root, policy.mount_count ? policy.mounts[0].uri : NULL);
   if (console_add_nodes()) printk(LOG_ERROR, "fs: no memory for /dev/console");
   mount_must("/dev", devfs_create(), "devtmpfs");
+  mount_must("/dev/attestation", attestfs_create(), "attestation");
   mount_must("/dev/shm", tmpfs_create(0, 01777), "tmpfs");
   if (fs_procfs_create) mount_must("/proc", fs_procfs_create(), "proc");
   else if (procfs_create_super) mount_must("/proc", procfs_create_super(), "proc");
