@@ -5,8 +5,8 @@
 // replay equals registers from a verified quote, and even then only its digests are proven: event data must be re-hashed
 // where the format defines what the digest covers.
 
-import { ByteReader, concatBytes, toHex } from './bytes.js';
-import { asSha384, extend, type Sha384, sha384, ZERO_SHA384 } from './digest.js';
+import { ByteReader, concatBytes } from './bytes.js';
+import { asSha384, extend, type Sha384, ZERO_SHA384 } from './digest.js';
 import { MeasureError } from './errors.js';
 
 export const EV_NO_ACTION = 3;
@@ -206,46 +206,6 @@ export function replayEventLog(log: EventLog): Rtmrs {
     rtmrs[i] = extend(register, e.digest);
   }
   return rtmrs;
-}
-
-export type DataCheck = 'match' | 'mismatch' | 'not-defined';
-
-/** Event types whose digest is the SHA-384 of exactly the event data. */
-const HASHES_ITS_DATA = new Set([EV_SEPARATOR, 0x5, 0x80000001, 0x80000006, 0x80000007, 0x800000e0]);
-
-/** Whether the event's data is what its digest covers, where the format defines that. */
-export function checkEventData(e: LogEvent): DataCheck {
-  if (!e.digest || !HASHES_ITS_DATA.has(e.type)) return 'not-defined';
-  return Buffer.compare(sha384(e.data), e.digest) === 0 ? 'match' : 'mismatch';
-}
-
-export interface ExpectedEvent {
-  readonly mrIndex: number;
-  readonly digest: Sha384;
-  readonly what: string;
-}
-
-export interface EventDifference {
-  readonly mrIndex: number;
-  /** Position among the events of that register. */
-  readonly position: number;
-  readonly expected?: ExpectedEvent;
-  readonly actual?: LogEvent;
-}
-
-/** Register by register, the places where the log's digests differ from what was expected; empty when they agree. */
-export function diffEvents(log: EventLog, expected: readonly ExpectedEvent[]): EventDifference[] {
-  const out: EventDifference[] = [];
-  for (const mrIndex of [1, 2, 3, 4]) {
-    const actual = log.events.filter((e) => e.mrIndex === mrIndex && e.type !== EV_NO_ACTION);
-    const wanted = expected.filter((e) => e.mrIndex === mrIndex);
-    for (let position = 0; position < Math.max(actual.length, wanted.length); position++) {
-      const [a, w] = [actual[position], wanted[position]];
-      if (a?.digest && w && toHex(a.digest) === toHex(w.digest)) continue;
-      out.push({ mrIndex, position, ...(w ? { expected: w } : {}), ...(a ? { actual: a } : {}) });
-    }
-  }
-  return out;
 }
 
 export interface NewEvent {

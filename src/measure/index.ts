@@ -13,14 +13,22 @@ export {
 } from './collateral.js';
 export { asSha384, extend, type Sha384, sha384, sha384FromHex, ZERO_SHA384 } from './digest.js';
 export { MeasureError, type MeasureErrorCode } from './errors.js';
+export { checkEventData, type DataCheck } from './event-data.js';
+export {
+  diffEvents,
+  type EventDifference,
+  type EventSource,
+  type ExpectedEvent,
+  eventsAgree,
+  eventsFromJson,
+  eventsToJson,
+  expectedFromLog,
+  registersOf,
+} from './event-diff.js';
 export {
   buildEventLog,
   type CcelTable,
-  checkEventData,
-  diffEvents,
-  type EventDifference,
   type EventLog,
-  type ExpectedEvent,
   eventTypeName,
   type LogEvent,
   type NewEvent,
@@ -29,7 +37,11 @@ export {
   type Rtmrs,
   replayEventLog,
 } from './event-log.js';
+export { GPT_BYTES, gptEventData } from './gpt.js';
+export { type DirectBoot, type InitrdArgument, loadOptions, patchForDirectBoot } from './linux-boot.js';
 export { computeMrtd, type MrtdOperation, type MrtdOptions, type MrtdOrder, type MrtdPadding } from './mrtd.js';
+export { type DirectBootParts, type NamedFile, type OvmfParts, ovmfEvents } from './ovmf.js';
+export { authenticodeParts, authenticodeSha384 } from './pe.js';
 export { type EnclaveReport, parseQuote, type Quote, type QuoteHeader, type TdQuoteBody } from './quote.js';
 export {
   type AppraisalCheck,
@@ -63,5 +75,15 @@ export {
   type Tdvf,
   type TdvfSection,
 } from './tdvf.js';
+export {
+  bootOption,
+  bootOrder,
+  FIRMWARE_APPLICATIONS,
+  type FirmwareApplication,
+  parseUefiVariableData,
+  parseVariableStore,
+  type UefiVariable,
+  uefiVariableData,
+} from './uefi-variables.js';
 export { type Check, pckPlatform, type TcbStatus, type Verdict, type VerifyOptions, verifyQuote } from './verify.js';
 export { INTEL_ROOT_PUBLIC_KEY, type TrustAnchor, trustAnchor } from './x509.js';
