@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The local APIC: x2APIC where the CPU has it, else xAPIC through its page (mapped by boot). Timer: TSC deadline, or
-// one-shot counting at a frequency that time.c measures. SDM 3, chapter 11.
+// one-shot counting at a frequency that time.c measures. SDM 3, chapter 11. In a TD the module has EOI and the task
+// priority; everything else is a request to the host, so what its reset state gives already is not written.
 #include "arch/internal.h"
 
 enum { APIC_ID = 0x20, APIC_TPR = 0x80, APIC_EOI = 0xb0, APIC_SPURIOUS = 0xf0, APIC_ICR = 0x300, APIC_ICR_HIGH = 0x310,
@@ -22,15 +23,21 @@ static bool x2;
 static u64 timer_hz; // after division
 
 static u32 apic_read(u32 reg) {
+  if (in_td) return (u32)tdx_msr_read(0x800 + reg / 16);
   if (x2) return (u32)rdmsr(0x800 + reg / 16);
   return *(volatile u32 *)(xapic + reg);
 }
 static void apic_write(u32 reg, u32 v) {
-  if (x2) wrmsr(0x800 + reg / 16, v);
+  if (in_td && reg != APIC_EOI && reg != APIC_TPR) tdx_msr_write(0x800 + reg / 16, v);
+  else if (x2) wrmsr(0x800 + reg / 16, v);
   else *(volatile u32 *)(xapic + reg) = v;
 }
 
 static void icr_write(u32 apic_id, u32 command) {
+  if (in_td) { // a TDVMCALL is serialising
+    tdx_msr_write(0x800 + APIC_ICR / 16, (u64)apic_id << 32 | command);
+    return;
+  }
   if (x2) {
     __asm__ volatile("mfence; lfence" ::: "memory"); // WRMSR to x2APIC does not order earlier stores
     wrmsr(0x800 + APIC_ICR / 16, (u64)apic_id << 32 | command);
@@ -52,8 +59,14 @@ void apic_init(volatile void *xapic_page) {
 bool apic_is_x2(void) { return cpu_features.x2apic; }
 
 void apic_init_this(void) {
+  if (in_td) {
+    this_cpu()->apic_id = apic_read(APIC_ID); // the host's: a wrong one sends interrupts astray, no more
+    apic_write(APIC_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
+    apic_write(APIC_LVT_TIMER, VECTOR_TIMER | LVT_TSC_DEADLINE);
+    return;
+  }
   u64 base = rdmsr(MSR_APIC_BASE) | BIT(11);
-  if (!in_td) wrmsr(MSR_APIC_BASE, x2 ? base | BIT(10) : base); // a TD is always in x2APIC mode
+  wrmsr(MSR_APIC_BASE, x2 ? base | BIT(10) : base);
   this_cpu()->apic_id = x2 ? apic_read(APIC_ID) : apic_read(APIC_ID) >> 24;
   apic_write(APIC_TPR, 0);
   apic_write(APIC_LVT_LINT0, LVT_MASKED);
@@ -67,6 +80,7 @@ void apic_init_this(void) {
 
 void apic_eoi(void) { apic_write(APIC_EOI, 0); }
 void apic_send_ipi(u32 apic_id, u32 vector) { icr_write(apic_id, ICR_ASSERT | vector); }
+void apic_send_ipi_others(u32 vector) { icr_write(0, ICR_OTHERS | ICR_ASSERT | vector); }
 void apic_send_nmi_others(void) { icr_write(0, ICR_OTHERS | ICR_ASSERT | ICR_NMI); }
 void apic_start_others(u32 page) {
   icr_write(0, ICR_OTHERS | ICR_ASSERT | ICR_INIT);
@@ -84,7 +98,8 @@ u32 apic_timer_count(void) { return apic_read(APIC_TIMER_CURRENT); }
 // deadline_tsc 0 disarms.
 void apic_timer_set(u64 ns_from_now, u64 deadline_tsc) {
   if (cpu_features.tsc_deadline) {
-    wrmsr(MSR_TSC_DEADLINE, deadline_tsc);
+    if (in_td) tdx_msr_write(MSR_TSC_DEADLINE, deadline_tsc);
+    else wrmsr(MSR_TSC_DEADLINE, deadline_tsc);
     return;
   }
   u64 count = 0;

@@ -49,7 +49,7 @@ static void read_features(void) {
     f->ecx_ext1 = c.ecx;
     f->edx_ext1 = c.edx;
   }
-  if (f->max_ext_leaf >= 0x80000004) {
+  if (f->max_ext_leaf >= 0x80000004 && !in_td) { // in a TD: a #VE
     for (u32 i = 0; i < 3; i++) {
       c = cpuid(0x80000002 + i, 0);
       memcpy(cpu_info.model + i * 16, &c, 16);
@@ -62,8 +62,8 @@ static void read_features(void) {
   f->rdseed = f->ebx7 & BIT(18);
   f->umip = f->ecx7 & BIT(2);
   f->xsave = f->ecx1 & BIT(26);
-  f->x2apic = f->ecx1 & BIT(21);
-  f->tsc_deadline = f->ecx1 & BIT(24);
+  f->x2apic = in_td || (f->ecx1 & BIT(21)); // a TD has both, whatever the host lets the bits say
+  f->tsc_deadline = in_td || (f->ecx1 & BIT(24));
   f->rdrand = f->ecx1 & BIT(30);
   f->page_1g = f->edx_ext1 & BIT(26);
   if (f->xsave && f->max_leaf >= 0xd) {
@@ -155,6 +155,10 @@ __attribute__((no_stack_protector)) void arch_early_init(bool td) {
   boot_cpu.apic_id = cpuid(1, 0).ebx >> 24;
   cpus[0] = &boot_cpu;
   cpu_init_this(&boot_cpu, &boot_arch_cpu);
+  if (!td) return;
+  tdx_init();
+  tdx_init_this();
+  cpuid_init();
 }
 
 void arch_set_kernel_stack(void *top) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // x87, SSE, AVX and AVX-512 state of programs. The kernel itself never uses these registers, so they stay loaded until
-// another program's thread runs. AMX and PKRU stay off: XCR0 has only what is listed here.
+// another program's thread runs. PKRU stays off: XCR0 has only what is listed here.
 #include "arch/internal.h"
 
 #define XCR0_WANTED 0xe7ul // x87 SSE AVX, opmask ZMM_Hi256 Hi16_ZMM

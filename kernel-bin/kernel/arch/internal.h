@@ -119,6 +119,7 @@ void random_init_this(struct arch_cpu *a);
 // --- inside the room
 void apic_eoi(void);
 void apic_send_ipi(u32 apic_id, u32 vector);
+void apic_send_ipi_others(u32 vector); // every CPU but this one
 void apic_send_nmi_others(void);
 void apic_timer_set(u64 ns_from_now, u64 deadline_tsc);
 u32 apic_timer_count_start(void); // for calibration: starts counting down from the maximum
@@ -142,10 +143,15 @@ void tdx_init(void);                                // asks the module; sets pte
 void tdx_share(phys_t pa, u64 len_bytes);           // MapGPA to shared; the host's refusal ends the machine
 void tdx_set_fatal_page(u8 *va, phys_t phys);       // shared, for tdx_fatal
 bool __must_check tdx_ve_info(struct tdx_ve *ve);   // clears it; first thing after a #VE
-bool __must_check tdx_cpuid_ve_user(void);          // this CPU: CPUID in ring 3 is a #VE
+void tdx_init_this(void);                           // on every CPU, after cpu_init_this
+void cpuid_init(void);                              // arch/cpuid.c: the table
+void cpuid_user(u32 leaf, u32 sub, struct cpuid *out);
 void tdx_halt(void);                                // interrupts off; returns with them off
+void tdx_halt_blocked(void);                        // and no interrupt ends it
 u64 tdx_msr_read(u32 msr);                          // the host's answer, 0 when it has none
 void tdx_msr_write(u32 msr, u64 v);
+__noreturn void arch_stop_this(void);               // this CPU, for good
+#define FPU_AMX (BIT(17) | BIT(18))
 
 extern const u8 kernel_start[], kernel_text_end[], kernel_rodata_end[], kernel_file_end[], kernel_end[], boot_stack_guard[];
 

@@ -87,13 +87,29 @@ void ipi_call(const u64 mask[1], void (*fn)(void *), void *arg) {
   call.fn = fn;
   call.arg = arg;
   __atomic_store_n(&call.pending, targets, __ATOMIC_RELEASE);
-  for (u64 left = targets; left; left &= left - 1) apic_send_ipi(cpus[__builtin_ctzll(left)]->apic_id, VECTOR_CALL);
+  if (targets == (online & ~BIT(this_cpu()->id))) apic_send_ipi_others(VECTOR_CALL); // one request for all
+  else for (u64 left = targets; left; left &= left - 1) apic_send_ipi(cpus[__builtin_ctzll(left)]->apic_id, VECTOR_CALL);
   while (__atomic_load_n(&call.pending, __ATOMIC_ACQUIRE)) cpu_relax();
   __atomic_store_n(&call.busy, 0, __ATOMIC_RELEASE);
   irq_restore(flags);
 }
 
-void cpu_halt_until_irq(void) { __asm__ volatile("sti; hlt; cli" ::: "memory"); }
+void cpu_halt_until_irq(void) {
+  if (in_td) {
+    tdx_halt();
+    __asm__ volatile("sti; nop; cli" ::: "memory"); // what woke us is delivered here
+  } else {
+    __asm__ volatile("sti; hlt; cli" ::: "memory");
+  }
+}
+
+__noreturn void arch_stop_this(void) {
+  irq_disable();
+  for (;;) {
+    if (in_td) tdx_halt_blocked();
+    else __asm__ volatile("hlt");
+  }
+}
 
 // What panic does on this CPU before the host is told: the others stop, whatever they run.
 void arch_stop_others(void) {

@@ -37,7 +37,7 @@ void tdx_init(void) {
   tdx_info.attributes = r.rdx;
   tdx_info.vcpus = (u32)r.r8;
   tdx_info.max_vcpus = (u32)(r.r8 >> 32);
-  if (rax || (tdx_info.gpaw != 48 && tdx_info.gpaw != 52)) tdx_fatal("TDG.VP.INFO: the TDX module gave no usable answer");
+  if (rax || (tdx_info.gpaw != 48 && tdx_info.gpaw != 52)) panic("TDG.VP.INFO: status %#lx, GPA width %u", rax, tdx_info.gpaw);
   pte_shared_bit = BIT(tdx_info.gpaw - 1);
 }
 
@@ -79,9 +79,11 @@ bool tdx_ve_info(struct tdx_ve *ve) {
   return true;
 }
 
-bool tdx_cpuid_ve_user(void) {
+// From here on CPUID in ring 3 is a #VE on this CPU, whatever the leaf (arch/cpuid.c answers).
+void tdx_init_this(void) {
   struct tdx_regs r = { .rcx = 2 };
-  return call_retry(TDG_VP_CPUIDVE_SET, &r) == TDX_SUCCESS;
+  u64 rax = call_retry(TDG_VP_CPUIDVE_SET, &r);
+  if (rax) panic("TDG.VP.CPUIDVE.SET: status %#lx", rax);
 }
 
 // --- the host
@@ -115,6 +117,7 @@ int tdx_vmcall_setup_event_notify(u32 vector) {
 // ("not blocked") although they are off, so a request that came before the call ends it at once, and none is lost
 // between looking for work and sleeping.
 void tdx_halt(void) { tdx_vmcall(VMCALL_HLT, 0, 0, 0, 0, NULL); }
+void tdx_halt_blocked(void) { tdx_vmcall(VMCALL_HLT, 1, 0, 0, 0, NULL); }
 
 // The x2APIC registers that the module does not emulate, and the timer: the only MSRs that the host is asked about. An
 // interrupt carries no information (threat-model T15), so neither does what the host says here; what it refuses is lost.
@@ -167,5 +170,5 @@ __noreturn void tdx_fatal(const char *text) {
     r.r13 = fatal_page.phys | pte_shared_bit;
   }
   tdx_call(TDG_VP_VMCALL, &r);
-  for (;;) tdx_vmcall(VMCALL_HLT, 1, 0, 0, 0, NULL);
+  arch_stop_this();
 }

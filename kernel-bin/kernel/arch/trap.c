@@ -71,6 +71,32 @@ static void page_fault(struct regs *r, u64 error) {
   r->rip = (u64)&e->fixup + (u64)(s64)e->fixup;
 }
 
+// A #VE in a TD. In the kernel it is the end: the host must not be able to make one (threat-model T16), and our own code
+// asks the host directly. From ring 3 only CPUID is expected; the rest is what the instruction would be without a
+// hypervisor. VEINFO was fetched before anything here could fault again.
+static void virtualization_exception(struct regs *r) {
+  enum { CPUID = 10, VMCALL = 18, EPT_VIOLATION = 48 };
+  struct tdx_ve ve;
+  if (!in_td || !tdx_ve_info(&ve)) ve = (struct tdx_ve){ .reason = ~0u };
+  if (!regs_from_user(r)) {
+    printk(LOG_ERROR, "#VE reason %u, qualification %#lx, guest-physical %#lx", ve.reason, ve.qualification, ve.gpa);
+    die(r, VECTOR_VE, ve.reason, ve.gpa);
+  }
+  r->orig_rax = (u64)-1;
+  if (ve.reason == CPUID) {
+    struct cpuid c;
+    cpuid_user((u32)r->rax, (u32)r->rcx, &c);
+    r->rax = c.eax, r->rbx = c.ebx, r->rcx = c.ecx, r->rdx = c.edx;
+    r->rip += 2;
+    return;
+  }
+  irq_enable();
+  if (ve.reason == VMCALL) arch_hooks.user_trap(r, 6, 0, 0);              // #UD: SIGILL
+  else if (ve.reason == EPT_VIOLATION) arch_hooks.user_trap(r, 17, 0, 0); // its memory is gone: SIGBUS
+  else arch_hooks.user_trap(r, VECTOR_GP, 0, 0);
+  irq_disable();
+}
+
 void arch_exit_to_user(struct regs *r) {
   struct cpu *c;
   do {
@@ -99,6 +125,8 @@ void arch_trap(struct regs *r, u32 vector) {
     irq_dispatch(vector);
   } else if (vector == VECTOR_PF) {
     page_fault(r, error);
+  } else if (vector == VECTOR_VE) {
+    virtualization_exception(r);
   } else if (user) {
     u64 addr = 0;
     if (vector == VECTOR_DEBUG) {
@@ -120,8 +148,7 @@ void arch_trap(struct regs *r, u32 vector) {
 // NMI, #DF, #MC, on their own stacks. An NMI means that another CPU panicked; one from elsewhere is ignored.
 void arch_trap_ist(struct regs *r, u32 vector) {
   if (vector == VECTOR_NMI) {
-    if (__atomic_load_n(&panicking, __ATOMIC_ACQUIRE))
-      for (;;) __asm__ volatile("cli; hlt");
+    if (__atomic_load_n(&panicking, __ATOMIC_ACQUIRE)) arch_stop_this();
     return;
   }
   dump_regs(r);

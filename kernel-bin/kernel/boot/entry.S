@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the reset page jumps to, on the boot page tables: a stack, then C. EDI: in a TD, ESI: GPAW, EDX: TD HOB.
+// Where the reset page jumps to, on the boot page tables: a stack, then C. EDI: in a TD.
   .section .text.entry, "ax"
   .globl kernel_entry
   .type kernel_entry, @function
@@ -9,6 +9,13 @@ kernel_entry:
   call kernel_main
 1: hlt
   jmp 1b
+
+// Addresses just below 4 GiB, which C in the higher half cannot name.
+  .section .rodata
+  .balign 8
+  .globl cfv_phys, ap_release_phys
+cfv_phys: .quad cfv_base
+ap_release_phys: .quad ap_release
 
   .section .bss.boot_stack, "aw", @nobits
   .balign 4096

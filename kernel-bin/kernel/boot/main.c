@@ -3,18 +3,18 @@
 // The order of initialisation. The first part runs on the boot stack with interrupts off, one CPU, and as little as
 // possible; the rest in the first kernel thread.
 #include "boot/internal.h"
+#include "boot/layout.h"
 #include "arch/internal.h"
+#include "arch/tdx.h"
 #include "host/internal.h"
 #include "page/internal.h"
 #include "drv/drv.h"
 #include "sys/sys.h"
 
-#define CFV_BYTES (4 * MIB)
 #define CFV_HEADER_BYTES 16
 #define XAPIC_PHYS 0xfee00000ul
 #define HPET_PHYS 0xfed00000ul
 
-extern const u8 cfv_base[]; // the linker's: address below 4 GiB
 const u8 *boot_record;
 size_t boot_record_len;
 
@@ -30,17 +30,24 @@ static void console_sink(const char *text, size_t len) {
   irq_restore(flags);
 }
 
+// The end of every road that is not an orderly one. Printed already.
+static __noreturn void end(const char *text) {
+  irq_disable();
+  arch_stop_others();
+  control_send_last_words(text);
+  host_stop(text);
+}
+
 static __noreturn void stop(const char *text) {
   irq_disable();
   arch_stop_others();
   backtrace(__builtin_frame_address(0));
-  control_send_last_words(text);
-  host_fatal(text);
+  end(text);
 }
 
 // One copy of the record out of the memory that the host filled; everything is parsed from this copy.
 static void copy_record(void) {
-  const u8 *cfv = phys_virt((phys_t)cfv_base);
+  const u8 *cfv = phys_virt(cfv_phys);
   u8 header[CFV_HEADER_BYTES];
   memcpy(header, cfv, sizeof(header));
   size_t len = attest_cfv_bytes(header, CFV_BYTES);
@@ -80,10 +87,12 @@ static void boot_thread(void *unused) {
   proc_start_init();
 }
 
-__attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw, u64 hob) {
+__attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td) {
   printk_set_sink(console_sink);
   panic_set_stop(stop);
+  host_set_end(end);
   arch_early_init(td != 0);
+  if (in_td) td_check_attributes();
   random_init();
   __stack_chk_guard = random_u64() & ~0xfful; // a zero byte: string overflows stop at it
 
@@ -92,13 +101,20 @@ __attribute__((no_stack_protector)) __noreturn void kernel_main(u64 td, u64 gpaw
   u32 count = 1;
   if (attest_early_vm(boot_record, boot_record_len, &memory, &count)) panic("the launch record is not valid");
   if (count > MAX_CPUS) panic("%u CPUs; %u are possible", count, MAX_CPUS);
+  if (in_td) td_check_resources(memory, count);
 
   phys_t pool;
   u64 pool_bytes = shared_pool_bytes(memory);
   page_early_init(memory, pool_bytes, &pool);
+  if (in_td) tdx_share(pool, pool_bytes);
   u8 *pool_va = kmap_phys(pool, pool_bytes, PTE_W | PTE_NX | pte_shared_bit);
   if (!pool_va) panic("no memory for the shared pool");
   shared_pool_init(pool_va, pool, pool_bytes);
+  if (in_td) {
+    struct shared_buf b;
+    if (shared_alloc(&b, PAGE_SIZE)) panic("no memory for last words");
+    tdx_set_fatal_page(b.va, b.phys);
+  }
   host_set_mapper(kmap_phys);
 
   mask_pic();

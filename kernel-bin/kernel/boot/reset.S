@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The last page of the flash volume, which ends at 4 GiB. The CPU starts at 0xfffffff0: in real mode in an ordinary VM,
-// in flat 32-bit protected mode in a TD (TDX module 1.5: every vCPU; RBX = GPAW, RCX = TD HOB, RSI = vCPU index). Both
-// join at start32: boot page tables, long mode, the kernel copied from flash to RAM, a jump to the higher half.
+// in flat 32-bit protected mode in a TD (TDX module 1.5: every vCPU at once; RBX = GPAW, RSI = vCPU index). Both join at
+// start32: boot page tables, long mode, the kernel copied from flash to RAM, a jump to the higher half.
 //
-// Registers from start32 on: EBP 1 in a TD, 0 in a VM; EBX GPAW or 0; EDX address of the TD HOB or 0.
+// Registers from start32 on: EBP 1 in a TD, 0 in a VM; EBX GPAW or 0; ESI the vCPU's index, 0 for the one that boots.
+//
+// A TD's other vCPUs wait here, in this page, for ap_release: its first value is measured (the BFV is extended into
+// MRTD), while whatever lies in RAM now is the host's choice.
 //
 // Boot page tables (8 pages at BOOT_TABLES): the first 4 GiB, at 0 and at DIRECT_BASE, in 2 MiB pages, and 4 MiB of
 // kernel in the higher half. boot/smp.c lends them to the APs; they are never used after boot.
-#define BOOT_TABLES 0x10000
+#include "boot/layout.h"
 #define PML4 BOOT_TABLES
 #define PDPT (BOOT_TABLES + 0x1000)
 #define PD0 (BOOT_TABLES + 0x2000)
@@ -16,6 +19,10 @@
 #define PD_HIGH (BOOT_TABLES + 0x7000)
 #define MSR_EFER 0xc0000080
 #define EFER_SCE_LME_NXE 0x901
+#define TDG_MEM_PAGE_ACCEPT 6
+#define STATUS_BUSY 0x80000200           // the upper halves of the module's status codes
+#define STATUS_ALREADY_ACCEPTED 0x00000b0a
+#define STATUS_SIZE_MISMATCH 0xc0000b0b
 
   .section .reset, "ax"
   .code32
@@ -28,10 +35,11 @@ start32:
   movl %eax, %ss
 
   cld
-  movl %ecx, %edx
+  testl %esi, %esi
+  jnz enter_long                        // the tables are there
   xorl %eax, %eax
   movl $BOOT_TABLES, %edi
-  movl $(8 * 1024), %ecx
+  movl $(BOOT_TABLES_BYTES / 4), %ecx
   rep stosl
 
   movl $(PDPT + 3), PML4
@@ -51,20 +59,19 @@ start32:
   addl $0x200000, %eax
   jnc 1b
 
+enter_long:
   movl %cr4, %eax
   orl $0x20, %eax                       // PAE
   movl %eax, %cr4
   movl $PML4, %eax
   movl %eax, %cr3
-  movl %edx, %edi                       // rdmsr takes EDX
   movl $MSR_EFER, %ecx
   rdmsr
   testl $0x100, %eax                    // a TD starts with LME, and a write would be a #VE
   jnz 2f
   orl $EFER_SCE_LME_NXE, %eax
   wrmsr
-2: movl %edi, %edx
-  movl %cr0, %eax
+2: movl %cr0, %eax
   orl $0x80010021, %eax                 // PG, WP, NE, PE
   andl $0x9fffffff, %eax                // the cache on: a VM starts with CD and NW
   movl %eax, %cr0
@@ -72,6 +79,48 @@ start32:
 
   .code64
 start64:
+  testl %esi, %esi
+  jz 1f
+  movl %esi, %edi
+  movq $ap_entry_td, %rax
+  jmp *%rax
+1: testl %ebp, %ebp
+  jz copy_kernel
+
+  // RAM for the kernel: 2 MiB at a time, or single pages where the host maps so. Accepted already is fine, because every
+  // byte is written below. EDI: address.
+  movl $KERNEL_PHYS, %edi
+accept_next:
+  movl $1, %r8d                         // level: 2 MiB
+  movl $0x200000, %r9d
+  leal -1(%r9), %eax
+  testl %eax, %edi
+  jz accept
+accept_small:
+  xorl %r8d, %r8d
+  movl $0x1000, %r9d
+accept:
+  movl %edi, %ecx
+  orl %r8d, %ecx
+  movl $TDG_MEM_PAGE_ACCEPT, %eax
+  .byte 0x66, 0x0f, 0x01, 0xcc          // TDCALL
+  shrq $32, %rax
+  cmpl $STATUS_BUSY, %eax
+  je accept
+  cmpl $STATUS_ALREADY_ACCEPTED, %eax
+  je 1f
+  testl %eax, %eax
+  jz 1f
+  cmpl $STATUS_SIZE_MISMATCH, %eax
+  jne no_memory
+  testl %r8d, %r8d
+  jnz accept_small
+  jmp no_memory
+1: addl %r9d, %edi
+  cmpl $kernel_ram_end, %edi
+  jb accept_next
+
+copy_kernel:
   movl $bfv_base, %esi
   movl $KERNEL_PHYS, %edi
   movl $kernel_file_bytes, %ecx
@@ -81,25 +130,48 @@ start64:
   shrl $3, %ecx
   xorl %eax, %eax
   rep stosq
-  movl %ebp, %edi                       // first argument: in a TD
-  movl %ebx, %esi                       // second: GPAW; third, the HOB, is in EDX
+  movl %ebp, %edi                       // argument: in a TD
   movq $kernel_entry, %rax
   jmp *%rax
+
+// TDVMCALL ReportFatalError: 64 bytes of text in R14 R15 RBX RDI RSI R8 R9 RDX.
+no_memory:
+  movq no_memory_text(%rip), %r14
+  movq no_memory_text + 8(%rip), %r15
+  movq no_memory_text + 16(%rip), %rbx
+  movq no_memory_text + 24(%rip), %rdi
+  movq no_memory_text + 32(%rip), %rsi
+  movq no_memory_text + 40(%rip), %r8
+  movq no_memory_text + 48(%rip), %r9
+  movq no_memory_text + 56(%rip), %rdx
+  xorl %eax, %eax
+  movl $0xffcc, %ecx
+  xorl %r10d, %r10d
+  movl $0x10003, %r11d
+  xorl %r12d, %r12d
+  .byte 0x66, 0x0f, 0x01, 0xcc          // TDCALL
+1: pause
+  jmp 1b
+no_memory_text:
+  .ascii "the host gave no memory for the kernel (TDG.MEM.PAGE.ACCEPT)"
+  .org no_memory_text + 64
 
   .code32
 entry32:                                // a TD
   movl $1, %ebp
   testl %esi, %esi
   jz start32
-1: pause                                // its other vCPUs wait for a later stage
-  jmp 1b
+1: pause
+  cmpl $0, ap_release
+  je 1b
+  jmp start32
 
   .code16
 entry16:                                // a VM; CS base is 0xffff0000
   cli
   xorl %ebp, %ebp
   xorl %ebx, %ebx
-  xorl %ecx, %ecx
+  xorl %esi, %esi
   lgdtl %cs:(gdt_pointer - 0xffff0000)
   movl %cr0, %eax
   orb $1, %al
@@ -116,10 +188,36 @@ gdt_pointer:
   .word gdt_pointer - gdt - 1
   .long gdt
 
-  // The end is laid out from 4 GiB backwards. TDVF metadata's GUIDed table ends at -32 (its footer is at -48..-32) and
-  // grows down; nothing else may use the bytes from -512 to -32.
+  .balign 4
+  .globl ap_release
+ap_release:                             // boot/smp.c sets it when there is something to do for the other vCPUs
+  .long 0
+
+  // TDVF metadata (docs/measurement.md): the whole image is [CFV][BFV]. Only the BFV is extended into MRTD.
+  .macro SECTION offset, raw, address, size, type, attributes
+  .long \offset, \raw
+  .quad \address, \size
+  .long \type, \attributes
+  .endm
   .org 0xe00
-  .org 0xfe0
+  .byte 0xf3, 0xf9, 0xea, 0xe9, 0x8e, 0x16, 0xd5, 0x44, 0xa8, 0xeb, 0x7f, 0x4d, 0x87, 0x38, 0xf6, 0xae
+tdvf:
+  .ascii "TDVF"
+  .long tdvf_end - tdvf, 1, (tdvf_end - tdvf - 16) / 32
+  SECTION CFV_BYTES, bfv_bytes, bfv_base, bfv_bytes, 0, 1        // BFV, MR.EXTEND
+  SECTION 0, CFV_BYTES, cfv_base, CFV_BYTES, 1, 0                // CFV
+  SECTION 0, 0, BOOT_TABLES, BOOT_TABLES_BYTES, 3, 0             // TempMem
+  SECTION 0, 0, TD_HOB, TD_HOB_BYTES, 2, 0                       // TD_HOB
+tdvf_end:
+
+  // The GUIDed table is read backwards from -32: its footer, then the entry with the descriptor's distance from the end.
+  .org 0x1000 - 72
+  .long 0x1000 - (tdvf - reset_page)
+  .word 22
+  .byte 0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2
+  .word 40
+  .byte 0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d
+
   .code32
 either:                                 // -32: the same bytes are good in both modes
   .byte 0x0f, 0x20, 0xc0                // mov %cr0, %eax

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Brings up the other CPUs of an ordinary VM, all at once: one broadcast INIT, then SIPIs until as many arrived as the
-// launch record says. Under QEMU they wait for a SIPI from the start, so there is no delay beyond their own start-up.
+// Brings up the other CPUs, all at once. In an ordinary VM: one broadcast INIT, then SIPIs until as many arrived as the
+// launch record says. Under QEMU they wait for a SIPI from the start, so there is no delay beyond their own start-up. In
+// a TD there is no INIT: all vCPUs started with the first one and wait in the reset page (reset.S) for ap_release.
 #include "boot/internal.h"
+#include "boot/layout.h"
 #include "arch/internal.h"
 #include "task/task.h"
 
-#define TRAMPOLINE 0x8000u
 #define GIVE_UP_NS (2 * NS_PER_SEC)
+#define TD_GIVE_UP_NS (20 * NS_PER_SEC) // nobody lost anything there: the host has not run a vCPU yet
 
 extern const u8 trampoline_start[], trampoline_end[];
 u64 ap_cr3;
@@ -19,6 +21,7 @@ static u32 released;    // set when the APs may enter their idle loops
 __attribute__((no_stack_protector)) __noreturn void ap_main(u32 id) {
   struct cpu *c = cpus[id];
   cpu_init_this(c, c->arch);
+  if (in_td) tdx_init_this();
   random_init_this(c->arch);
   apic_init_this();
   c->online = true;
@@ -44,15 +47,22 @@ void smp_start(u32 count) {
     cpus[id] = c;
   }
   if (count == 1) return;
+  if (in_td) {
+    phys_t first = ALIGN_DOWN(ap_release_phys, PAGE_SIZE);
+    u8 *page = kmap_phys(first, PAGE_SIZE, PTE_W | PTE_NX);
+    if (!page) panic("no memory for the reset page");
+    __atomic_store_n((u32 *)(void *)(page + (ap_release_phys - first)), 1, __ATOMIC_RELEASE);
+    return;
+  }
   memcpy(phys_virt(TRAMPOLINE), trampoline_start, (size_t)(trampoline_end - trampoline_start));
   apic_start_others(TRAMPOLINE);
 }
 
 void smp_finish(u32 count) {
-  u64 start = time_ns(), resend = start + 200 * NS_PER_US;
+  u64 start = time_ns(), resend = in_td ? ~0ul : start + 200 * NS_PER_US, give_up = in_td ? TD_GIVE_UP_NS : GIVE_UP_NS;
   while (__atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < count) {
     u64 now = time_ns();
-    if (now > start + GIVE_UP_NS) panic("%u of %u CPUs came up", arrived, count);
+    if (now > start + give_up) panic("%u of %u CPUs came up", arrived, count);
     if (now > resend) { // lost while the AP was still busy with INIT; a running one ignores it
       apic_resend_startup(TRAMPOLINE);
       resend = now + NS_PER_MS;

@@ -2,8 +2,8 @@
 //
 // Where the other CPUs of an ordinary VM start: copied to physical 0x8000, real mode at 0800:0000. All come at once;
 // each takes a number and with it a stack. They use the boot page tables (reset.S) until they are in the higher half.
-#define BASE 0x8000
-#define BOOT_TABLES 0x10000
+#include "boot/layout.h"
+#define BASE TRAMPOLINE
 
   .section .rodata.trampoline, "a"
   .globl trampoline_start, trampoline_end
@@ -59,12 +59,14 @@ trampoline_end:
 
   .text
 ap_entry:
-  movq ap_cr3(%rip), %rax
-  movq %rax, %cr3
   movl $1, %edi
   lock xaddl %edi, ap_next(%rip)        // my number, from 1
+  .globl ap_entry_td
+ap_entry_td:                            // EDI: the TDX module gave the number
+  movq ap_cr3(%rip), %rax
+  movq %rax, %cr3
   cmpl ap_limit(%rip), %edi
-  jae 1f                                // more CPUs than were announced
+  jae 1f                                // more CPUs than were announced: in a TD boot has refused that
   leaq ap_stacks(%rip), %rax
   movq (%rax,%rdi,8), %rsp
   xorl %ebp, %ebp

@@ -55,7 +55,9 @@ void shared_store64(const struct shared_buf *b, u32 off, u64 v);
 
 // --- the machine's end
 __noreturn void host_power_off(void);
-__noreturn void host_fatal(const char *text); // TD: ReportFatalError; VM: serial, then power off
+// The machine must not go on because of what it was given (by the host or the user): prints the text whatever the log
+// level, tells the launcher, then TD: ReportFatalError; VM: power off. Our own bugs panic instead.
+__noreturn void host_fatal(const char *text);
 void host_serial_write(const char *text, size_t n);
 
 #endif

@@ -2,6 +2,8 @@
 //
 // The serial port and the machine's end.
 #include "host/internal.h"
+#include "arch/internal.h"
+#include "arch/tdx.h"
 
 #define COM1 0x3f8
 #define LSR_THRE 0x20
@@ -30,9 +32,19 @@ __noreturn void host_power_off(void) {
   host_out32(0xcf8, 0x8000f844);
   host_out32(0xcfc, 0x80);
   host_out16(0x604, 0x2000); // SLP_EN, S5
-  for (;;) __asm__ volatile("cli; hlt");
+  arch_stop_this();
+}
+
+static void (*end)(const char *text);
+void host_set_end(void (*fn)(const char *text)) { end = fn; }
+
+__noreturn void host_stop(const char *text) {
+  if (in_td) tdx_fatal(text);
+  host_power_off();
 }
 
 __noreturn void host_fatal(const char *text) {
-  host_power_off();
+  printk(LOG_NONE, "%s", text); // always shown
+  if (end) end(text);
+  host_stop(text);
 }

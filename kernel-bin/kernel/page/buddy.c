@@ -233,7 +233,8 @@ void buddy_init(u64 memory_bytes, phys_t first_free, phys_t pool_start, phys_t p
   for (phys_t pa = 0; pa < boot_end; pa += PAGE_SIZE) page_of_phys(pa)->kind = PK_RESERVED;
   for (phys_t pa = pool_start; pa < MIN(pool_end, GROUP_BYTES); pa += PAGE_SIZE) page_of_phys(pa)->kind = PK_RESERVED;
   // From 1 MiB to the kernel image, and behind boot's memory. (Below 1 MiB: the APs' trampoline and boot page tables.)
-  for (phys_t pa = MIB; pa < 2 * MIB; pa += PAGE_SIZE) {
+  // Not in a TD: it could not be accepted as one 2 MiB page, and 256 calls cost more than the memory is worth.
+  for (phys_t pa = MIB; pa < 2 * MIB && !in_td; pa += PAGE_SIZE) {
     page_of_phys(pa)->kind = PK_NONE;
     free_locked(page_of_phys(pa), 0);
   }

@@ -6,6 +6,7 @@
 // in the direct map too, and only the text is executable at all. The shared pool is not in the direct map.
 #include "page/internal.h"
 #include "arch/internal.h"
+#include "arch/tdx.h"
 
 #define PHYS_OF(va) ((u64)(va) - KERNEL_BASE) // of a symbol in the image
 #define INDEX(va, level) (((va) >> (12 + 9 * (level))) & 511) // level 0: page table ... 3: PML4
@@ -20,10 +21,15 @@ u64 *kernel_pgd = pgd;
 static u64 image_pdpt[512] __aligned(4096), image_pd[512] __aligned(4096), image_pt[2][512] __aligned(4096);
 
 phys_t early_alloc(u64 pages) {
-  if (!early_end) early_end = PHYS_OF(kernel_end);
+  static phys_t accepted; // TD: up to here; the reset code accepted whole 2 MiB for the kernel
+  if (!early_end) {
+    early_end = PHYS_OF(kernel_end);
+    accepted = ALIGN_UP(early_end, HUGE_SIZE);
+  }
   phys_t pa = early_end;
   early_end += pages * PAGE_SIZE;
   if (ram[0].end && early_end > ram[0].end) panic("not enough memory to boot");
+  for (; in_td && accepted < early_end; accepted += HUGE_SIZE) tdx_accept(accepted, HUGE_SIZE);
   memset(phys_virt(pa), 0, pages * PAGE_SIZE);
   return pa;
 }
@@ -115,9 +121,13 @@ static void map_memmap(void) {
   for (u64 i = 0; i < n; i++) pt[i] = (pa + i * PAGE_SIZE) | DATA;
 }
 
+// q35: what does not fit below the PCI hole continues at 4 GiB.
+u64 page_low_bytes(u64 memory_bytes) { return memory_bytes >= 0xb0000000ul ? 0x80000000ul : memory_bytes; }
+
+static void accept_chunk(phys_t pa) { tdx_accept(pa, HUGE_SIZE); }
+
 void page_early_init(u64 memory_bytes, u64 pool_bytes, phys_t *pool) {
-  // q35: what does not fit below the PCI hole continues at 4 GiB.
-  u64 low = memory_bytes >= 0xb0000000ul ? 0x80000000ul : memory_bytes;
+  u64 low = page_low_bytes(memory_bytes);
   ram[0] = (struct ram_range){ 0, ALIGN_DOWN(low, HUGE_SIZE) };
   ram[1] = (struct ram_range){ 4 * GIB, 4 * GIB + ALIGN_DOWN(memory_bytes - low, HUGE_SIZE) };
   map_image();
@@ -132,6 +142,7 @@ void page_early_init(u64 memory_bytes, u64 pool_bytes, phys_t *pool) {
   u64 *pd = table(&table(&pgd[INDEX(DIRECT_BASE, 3)])[0]);
   for (phys_t pa = *pool; pa < *pool + pool_bytes; pa += HUGE_SIZE) pd[pa / HUGE_SIZE] = 0;
   write_cr3(PHYS_OF(pgd));
+  if (in_td) page_accept_hook = accept_chunk;
   buddy_init(memory_bytes, early_end, *pool, *pool + pool_bytes);
   slab_init();
   vmap_init();

@@ -12,6 +12,7 @@ extern struct ram_range ram[2]; // below and above 4 GiB; multiples of 2 MiB
 
 // --- boot, on the boot page tables, in this order (page/early.c)
 phys_t early_alloc(u64 pages);                      // zeroed memory behind the kernel image
+u64 page_low_bytes(u64 memory_bytes);                // of it, what lies below the PCI hole; the rest starts at 4 GiB
 void page_early_init(u64 memory_bytes, u64 pool_bytes, phys_t *pool); // tables, W^X, switch; then the allocator
 extern phys_t early_end;                            // first byte not handed out
 
