@@ -52,7 +52,7 @@ if [ -e /sys/class/net/eth0 ]; then
 fi
 [ -z "$BENCH_FS" ] || /bin/busybox mount -t virtiofs gramine /data
 case $BENCH in
-  redis) cd /tmp; redis-server --save '' --protected-mode no ;;
+  redis) cd /tmp; redis-server --save '' --protected-mode no $(echo $BENCH_ARGS | /bin/busybox tr , ' ') ;;
   *) bench $(echo $BENCH | /bin/busybox tr , ' ') ;;
 esac
 /bin/busybox poweroff -f
@@ -99,6 +99,8 @@ export interface LinuxOptions {
   readonly cpus: number;
   /** `hello` runs the program as init itself; anything else through the init script. */
   readonly run: 'hello' | string;
+  /** More arguments for redis-server; none has a space or a comma. */
+  readonly arguments?: readonly string[];
   readonly hostPort?: number;
   readonly fsSocket?: string;
 }
@@ -107,7 +109,9 @@ export interface LinuxOptions {
 export function startLinux(linux: Prepared, options: LinuxOptions): ChildProcess {
   const hello = options.run === 'hello';
   const quiet = 'console=ttyS0 quiet loglevel=0 tsc=reliable no5lvl panic=-1';
-  const environment = `BENCH=${options.run.replaceAll(' ', ',')}${options.fsSocket ? ' BENCH_FS=1' : ''}`;
+  const environment = `BENCH=${options.run.replaceAll(' ', ',')}${options.fsSocket ? ' BENCH_FS=1' : ''}${
+    options.arguments ? ` BENCH_ARGS=${options.arguments.join(',')}` : ''
+  }`;
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-accel', 'tcg,thread=multi', '-cpu', CPU],
     ...['-object', `memory-backend-memfd,id=mem,size=${options.memory},share=on`],
