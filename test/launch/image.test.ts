@@ -10,13 +10,14 @@ import { KERNEL_IMAGE } from '../../src/launch/paths.js';
 import { CFV_BYTES, cfvHead } from '../../src/launch/record.js';
 import { checkTdvf, computeMrtd, parseTdvf } from '../../src/measure/index.js';
 
+const KERNEL = process.env.GRAMINE_TDX_KERNEL ?? KERNEL_IMAGE;
 const FOUR_GIB = 1n << 32n;
 const PAGE = 4096;
 
 function image(record: Uint8Array): Buffer {
   const cfv = Buffer.alloc(CFV_BYTES);
   cfv.set(cfvHead(record));
-  return Buffer.concat([cfv, readFileSync(KERNEL_IMAGE)]);
+  return Buffer.concat([cfv, readFileSync(KERNEL)]);
 }
 
 function block(name: string, gpa: bigint): Buffer {
@@ -26,7 +27,7 @@ function block(name: string, gpa: bigint): Buffer {
   return b;
 }
 
-describe.skipIf(!existsSync(KERNEL_IMAGE))('the launch image', () => {
+describe.skipIf(!existsSync(KERNEL))('the launch image', () => {
   const whole = image(Buffer.from('abc'));
   const bfvBytes = BigInt(whole.length - CFV_BYTES);
 
