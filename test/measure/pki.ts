@@ -1,239 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A PKI of our own with the shape of Intel's: root, PCK CA, PCK certificate, TCB signer, revocation lists, TCB info, QE
-// identity, and quotes signed under it. Everything is made anew on each run, so nothing secret and nothing of anybody
-// else's lies in the repository.
+// The throw-away PKI of simulated TDs, at a fixed time and with levels to be below of, and quotes with chosen fields.
 
-import { createHash, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
-import type { Collateral } from '../../src/measure/index.js';
+import { type PkiOptions, QUOTE_BODY_BYTES, type QuoteKind, ThrowawayPki } from '../../src/launch/throwaway-pki.js';
 
-const DAY = 86_400_000;
+export type { PkiOptions };
 export const NOW = Date.UTC(2026, 0, 15);
-export const FMSPC = '00906ed50000';
-const PCEID = '0000';
-const CPU_COMPONENTS = [3, 3, 2, 2, 4, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
-const PCE_SVN = 13;
-const QE_ISVSVN = 6;
-const MRSIGNER_QE = Buffer.alloc(32, 0xdc);
+const UP_TO_DATE = [5, 1, 2];
 
-// --- DER
-function der(tag: number, ...content: readonly Uint8Array[]): Buffer {
-  const body = Buffer.concat(content);
-  const n = body.length;
-  const length = n < 0x80 ? [n] : n < 0x100 ? [0x81, n] : [0x82, n >> 8, n & 0xff];
-  return Buffer.concat([Buffer.from([tag, ...length]), body]);
-}
-const seq = (...items: readonly Uint8Array[]) => der(0x30, ...items);
-const oct = (data: Uint8Array) => der(0x04, data);
-const bits = (data: Uint8Array) => der(0x03, Buffer.of(0), data);
-function int(value: bigint | number): Buffer {
-  let hex = BigInt(value).toString(16);
-  if (hex.length % 2) hex = `0${hex}`;
-  const b = Buffer.from(hex, 'hex');
-  return der(0x02, (b[0] ?? 0) >= 0x80 ? Buffer.concat([Buffer.of(0), b]) : b);
-}
-function oid(text: string): Buffer {
-  const [a = 0, b = 0, ...rest] = text.split('.').map(Number);
-  const out = [40 * a + b];
-  for (const arc of rest) {
-    const bytes = [arc & 0x7f];
-    for (let v = Math.floor(arc / 128); v > 0; v = Math.floor(v / 128)) bytes.unshift((v & 0x7f) | 0x80);
-    out.push(...bytes);
-  }
-  return der(0x06, Buffer.from(out));
-}
-function time(ms: number): Buffer {
-  const text = new Date(ms).toISOString().replace(/[-:T]/g, '').slice(0, 14);
-  return der(0x18, Buffer.from(`${text}Z`, 'latin1'));
-}
-const ECDSA_SHA256 = seq(oid('1.2.840.10045.4.3.2'));
-const name = (cn: string) => seq(der(0x31, seq(oid('2.5.4.3'), der(0x0c, Buffer.from(cn)))));
-const extension = (id: string, value: Uint8Array) => seq(oid(id), oct(value));
-
-export interface Keys {
-  readonly publicKey: KeyObject;
-  readonly privateKey: KeyObject;
-}
-const newKeys = (): Keys => generateKeyPairSync('ec', { namedCurve: 'P-256' });
-const spki = (k: KeyObject) => k.export({ type: 'spki', format: 'der' });
-const point = (k: KeyObject) => spki(k).subarray(-64);
-
-interface CertificateOptions {
-  readonly subject: string;
-  readonly issuer: string;
-  readonly key: KeyObject;
-  readonly signer: KeyObject;
-  readonly ca: boolean;
-  readonly serial: number;
-  readonly notBefore?: number;
-  readonly notAfter?: number;
-  readonly extensions?: readonly Buffer[];
-}
-function certificate(o: CertificateOptions): Buffer {
-  const tbs = seq(
-    der(0xa0, int(2)),
-    int(o.serial),
-    ECDSA_SHA256,
-    name(o.issuer),
-    seq(time(o.notBefore ?? NOW - 30 * DAY), time(o.notAfter ?? NOW + 3000 * DAY)),
-    name(o.subject),
-    spki(o.key),
-    der(0xa3, seq(extension('2.5.29.19', o.ca ? seq(der(0x01, Buffer.of(0xff))) : seq()), ...(o.extensions ?? []))),
-  );
-  return seq(tbs, ECDSA_SHA256, bits(sign('sha256', tbs, o.signer)));
-}
-function crl(issuer: string, signer: KeyObject, revoked: readonly number[]): Buffer {
-  const entries = revoked.length ? [seq(...revoked.map((s) => seq(int(s), time(NOW - DAY))))] : [];
-  const tbs = seq(
-    int(1),
-    ECDSA_SHA256,
-    name(issuer),
-    time(NOW - DAY),
-    time(NOW + 30 * DAY),
-    ...entries,
-    der(0xa0, seq(extension('2.5.29.20', int(1)))),
-  );
-  return seq(tbs, ECDSA_SHA256, bits(sign('sha256', tbs, signer)));
-}
-function sgxExtension(): Buffer {
-  const base = '1.2.840.113741.1.13.1';
-  const field = (id: string, value: Uint8Array) => seq(oid(`${base}.${id}`), value);
-  const tcb = seq(
-    ...CPU_COMPONENTS.map((svn, i) => field(`2.${i + 1}`, int(svn))),
-    field('2.17', int(PCE_SVN)),
-    field('2.18', oct(Buffer.from(CPU_COMPONENTS))),
-  );
-  return extension(
-    base,
-    seq(
-      field('1', oct(Buffer.alloc(16, 7))),
-      field('2', tcb),
-      field('3', oct(Buffer.from(PCEID, 'hex'))),
-      field('4', oct(Buffer.from(FMSPC, 'hex'))),
-      field('5', der(0x0a, Buffer.of(0))),
-    ),
-  );
-}
-const pem = (d: Uint8Array) =>
-  `-----BEGIN CERTIFICATE-----\n${Buffer.from(d).toString('base64').replace(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`;
-
-export interface PkiOptions {
-  /** Serial numbers: root 1, PCK CA 2, TCB signer 3, PCK 4. */
-  readonly revokedByRoot?: readonly number[];
-  readonly revokedByPckCa?: readonly number[];
-  readonly pckNotAfter?: number;
-  readonly tcbStatus?: string;
-  readonly qeStatus?: string;
-  readonly moduleStatus?: string;
-  readonly nextUpdate?: number;
-}
-
-/** Root, chains, collateral and what signs quotes. */
-export class TestPki {
-  readonly rootDer: Buffer;
-  readonly collateral: Collateral;
-  readonly #pckChain: string;
-  readonly #pck = newKeys();
-
-  constructor(o: PkiOptions = {}) {
-    const [root, ca, tcb] = [newKeys(), newKeys(), newKeys()];
-    const rootName = 'Test Root CA';
-    const caName = 'Test PCK Platform CA';
-    this.rootDer = certificate({
-      subject: rootName,
-      issuer: rootName,
-      key: root.publicKey,
-      signer: root.privateKey,
-      ca: true,
-      serial: 1,
-    });
-    const caDer = certificate({
-      subject: caName,
-      issuer: rootName,
-      key: ca.publicKey,
-      signer: root.privateKey,
-      ca: true,
-      serial: 2,
-    });
-    const tcbDer = certificate({
-      subject: 'Test TCB Signing',
-      issuer: rootName,
-      key: tcb.publicKey,
-      signer: root.privateKey,
-      ca: false,
-      serial: 3,
-    });
-    const pckDer = certificate({
-      subject: 'Test PCK',
-      issuer: caName,
-      key: this.#pck.publicKey,
-      signer: ca.privateKey,
-      ca: false,
-      serial: 4,
-      extensions: [sgxExtension()],
-      ...(o.pckNotAfter === undefined ? {} : { notAfter: o.pckNotAfter }),
-    });
-    this.#pckChain = pem(pckDer) + pem(caDer) + pem(this.rootDer);
-    const signerChain = pem(tcbDer) + pem(this.rootDer);
-    const signed = (value: unknown) => {
-      const text = JSON.stringify(value);
-      return { text, signature: sign('sha256', Buffer.from(text), { key: tcb.privateKey, dsaEncoding: 'ieee-p1363' }) };
-    };
-    this.collateral = {
-      tcbInfo: signed(tcbInfo(o)),
-      tcbInfoChain: signerChain,
-      qeIdentity: signed(qeIdentity(o)),
-      qeIdentityChain: signerChain,
-      rootCrl: crl(rootName, root.privateKey, o.revokedByRoot ?? []),
-      pckCrl: crl(caName, ca.privateKey, o.revokedByPckCa ?? []),
-      pckChain: this.#pckChain,
-    };
+export class TestPki extends ThrowawayPki {
+  constructor(options: PkiOptions = {}) {
+    super({ at: NOW, upToDateSvn: UP_TO_DATE, ...options });
   }
 
   /** A quote over a TD with these properties. */
   quote(o: QuoteOptions = {}): Buffer {
-    const version = o.version ?? 4;
     const kind = o.kind ?? 'TD1.0';
-    const body = quoteBody(o, kind);
-    const header = Buffer.alloc(48);
-    header.writeUInt16LE(version, 0);
-    header.writeUInt16LE(2, 2);
-    header.writeUInt32LE(0x81, 4);
-    Buffer.from('939a7233f79c4ca9940a0db3957f0607', 'hex').copy(header, 12);
-    const descriptor = Buffer.alloc(6);
-    descriptor.writeUInt16LE(kind === 'TD1.0' ? 2 : 3, 0);
-    descriptor.writeUInt32LE(body.length, 2);
-    const signedBytes = Buffer.concat(version === 4 ? [header, body] : [header, descriptor, body]);
-    const attestation = newKeys();
-    const auth = Buffer.alloc(32, 0xa5);
-    const report = qeReport(createHash('sha256').update(point(attestation.publicKey)).update(auth).digest());
-    const raw = (key: KeyObject, data: Uint8Array) => sign('sha256', data, { key, dsaEncoding: 'ieee-p1363' });
-    const u16 = (n: number) => Buffer.of(n & 0xff, n >> 8);
-    const u32 = (n: number) => Buffer.concat([u16(n & 0xffff), u16(n >>> 16)]);
-    const chain = Buffer.from(`${this.#pckChain}\0`, 'latin1');
-    const inner = Buffer.concat([
-      report,
-      raw(this.#pck.privateKey, report),
-      u16(auth.length),
-      auth,
-      u16(5),
-      u32(chain.length),
-      chain,
-    ]);
-    const data = Buffer.concat([
-      raw(attestation.privateKey, signedBytes),
-      point(attestation.publicKey),
-      u16(6),
-      u32(inner.length),
-      inner,
-    ]);
-    return Buffer.concat([signedBytes, u32(data.length), data, o.trailing ?? Buffer.alloc(0)]);
+    const quote = this.signQuote(quoteBody(o, kind), { version: o.version ?? 4, kind });
+    return Buffer.concat([quote, o.trailing ?? Buffer.alloc(0)]);
   }
 }
 
 export interface QuoteOptions {
   readonly version?: 4 | 5;
-  readonly kind?: 'TD1.0' | 'TD1.5';
+  readonly kind?: QuoteKind;
   readonly mrtd?: Uint8Array;
   readonly rtmrs?: readonly Uint8Array[];
   readonly attributes?: bigint;
@@ -243,83 +33,14 @@ export interface QuoteOptions {
   readonly trailing?: Buffer;
 }
 
-function quoteBody(o: QuoteOptions, kind: 'TD1.0' | 'TD1.5'): Buffer {
-  const b = Buffer.alloc(kind === 'TD1.0' ? 584 : 648);
-  Buffer.from(o.teeTcbSvn ?? [5, 1, 2]).copy(b, 0);
+function quoteBody(o: QuoteOptions, kind: QuoteKind): Buffer {
+  const b = Buffer.alloc(QUOTE_BODY_BYTES[kind]);
+  Buffer.from(o.teeTcbSvn ?? UP_TO_DATE).copy(b, 0);
   b.writeBigUInt64LE(o.attributes ?? 0x10000000n, 120);
   b.writeBigUInt64LE(0xe7n, 128);
   Buffer.from(o.mrtd ?? Buffer.alloc(48, 1)).copy(b, 136);
   for (let i = 0; i < 4; i++) Buffer.from(o.rtmrs?.[i] ?? Buffer.alloc(48)).copy(b, 328 + 48 * i);
   Buffer.from(o.reportData ?? Buffer.alloc(64)).copy(b, 520);
-  if (kind === 'TD1.5') Buffer.from(o.teeTcbSvn2 ?? o.teeTcbSvn ?? [5, 1, 2]).copy(b, 584);
+  if (kind === 'TD1.5') Buffer.from(o.teeTcbSvn2 ?? o.teeTcbSvn ?? UP_TO_DATE).copy(b, 584);
   return b;
-}
-
-function qeReport(reportData: Uint8Array): Buffer {
-  const b = Buffer.alloc(384);
-  Buffer.from([0x11]).copy(b, 48);
-  MRSIGNER_QE.copy(b, 128);
-  b.writeUInt16LE(2, 256);
-  b.writeUInt16LE(QE_ISVSVN, 258);
-  Buffer.from(reportData).copy(b, 320);
-  return b;
-}
-
-const iso = (ms: number) => new Date(ms).toISOString().replace('.000Z', 'Z');
-
-function tcbInfo(o: PkiOptions): unknown {
-  const zero48 = '00'.repeat(48);
-  const level = (svns: readonly number[], pcesvn: number, tdx: readonly number[], status: string) => ({
-    tcb: {
-      sgxtcbcomponents: svns.map((svn) => ({ svn })),
-      pcesvn,
-      tdxtcbcomponents: [...tdx, ...Array<number>(16 - tdx.length).fill(0)].map((svn) => ({ svn })),
-    },
-    tcbDate: '2025-03-13T00:00:00Z',
-    tcbStatus: status,
-  });
-  return {
-    id: 'TDX',
-    version: 3,
-    issueDate: iso(NOW - DAY),
-    nextUpdate: iso(o.nextUpdate ?? NOW + 30 * DAY),
-    fmspc: FMSPC,
-    pceId: PCEID,
-    tcbType: 0,
-    tcbEvaluationDataNumber: 17,
-    tdxModule: { mrsigner: zero48, attributes: '00'.repeat(8), attributesMask: 'FF'.repeat(8) },
-    tdxModuleIdentities: [
-      {
-        id: 'TDX_01',
-        mrsigner: zero48,
-        attributes: '00'.repeat(8),
-        attributesMask: 'FF'.repeat(8),
-        tcbLevels: [
-          { tcb: { isvsvn: 5 }, tcbDate: '2025-03-13T00:00:00Z', tcbStatus: o.moduleStatus ?? 'UpToDate' },
-          { tcb: { isvsvn: 2 }, tcbDate: '2023-03-13T00:00:00Z', tcbStatus: 'OutOfDate' },
-        ],
-      },
-    ],
-    tcbLevels: [
-      level(CPU_COMPONENTS, PCE_SVN, [5, 0, 2], o.tcbStatus ?? 'UpToDate'),
-      { ...level(Array<number>(16).fill(0), 5, [0], 'OutOfDate'), advisoryIDs: ['INTEL-SA-TEST'] },
-    ],
-  };
-}
-
-function qeIdentity(o: PkiOptions): unknown {
-  return {
-    id: 'TD_QE',
-    version: 2,
-    issueDate: iso(NOW - DAY),
-    nextUpdate: iso(NOW + 30 * DAY),
-    tcbEvaluationDataNumber: 17,
-    miscselect: '00000000',
-    miscselectMask: 'FFFFFFFF',
-    attributes: `11${'00'.repeat(15)}`,
-    attributesMask: `FB${'FF'.repeat(7)}${'00'.repeat(8)}`,
-    mrsigner: MRSIGNER_QE.toString('hex'),
-    isvprodid: 2,
-    tcbLevels: [{ tcb: { isvsvn: 4 }, tcbDate: '2025-03-13T00:00:00Z', tcbStatus: o.qeStatus ?? 'UpToDate' }],
-  };
 }
