@@ -84,6 +84,7 @@ static void boot_thread(void *unused) {
     rooms[i].init();
     printk(LOG_DEBUG, "%s: ready", rooms[i].name);
   }
+  drv_boot_over();
   proc_start_init();
 }
 

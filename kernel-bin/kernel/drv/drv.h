@@ -137,4 +137,5 @@ bool vsockdev_usable_in_panic(void);                    // the other CPUs are st
 void vsockdev_drain_in_panic(void);                     // polls until the device has read everything, or for 50 ms
 u64 vsockdev_guest_cid(void);
 void drv_init(void);
+void drv_boot_over(void); // process 1 is about to start: from here on a device that lies only ends itself
 #endif

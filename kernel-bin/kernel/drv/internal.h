@@ -11,7 +11,8 @@ struct pci_dev {
   struct pci_bar bar[6];
   struct host_mmio msix;    // the table
   u32 msix_count;           // entries; 0: no MSI-X
-  u8 msix_cap;
+  u64 config_known;         // which dwords of `config` were read: once
+  u32 config[64];
 };
 // A piece of a BAR that a virtio capability names: checked to lie inside the BAR.
 struct pci_region { phys_t phys; u32 len; u32 extra; /* notify: offset multiplier */ };

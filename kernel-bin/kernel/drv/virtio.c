@@ -65,8 +65,21 @@ static void broken_work(struct work *w) {
   if (d->on_broken) d->on_broken(d);
 }
 
+// Until process 1 starts, nothing could be done with the rest of a machine whose host lies: a TD refuses to run then
+// (threat-model T19). An ordinary VM goes on without the device.
+static bool boot_over;
+void drv_boot_over(void) { WRITE_ONCE(boot_over, true); }
+
+static void refuse_lie(struct virtio_dev *d, const char *why) {
+  static char text[128];
+  if (!in_td || READ_ONCE(boot_over)) return;
+  snprintf(text, sizeof(text), "virtio device %u (type %u) lies at boot: %s", d->slot, d->device_id, why);
+  host_fatal(text);
+}
+
 void virtio_break(struct virtio_dev *d, const char *why) {
   if (__atomic_exchange_n(&d->broken, true, __ATOMIC_ACQ_REL)) return;
+  refuse_lie(d, why);
   printk(LOG_ERROR, "virtio device %u (type %u) ended: %s\n", d->slot, d->device_id, why);
   work_queue(&d->broken_work);
 }
@@ -175,6 +188,7 @@ static void device_found(struct pci_dev *p) {
   d->device_id = p->virtio_id;
   work_init(&d->broken_work, broken_work);
   int err = device_setup(d, drv);
+  if (err) refuse_lie(d, err == -EIO ? "its answers make no sense" : err == -ENOENT ? "a capability is missing" : "it cannot be set up");
   // A device that failed keeps its memory: an interrupt that the host still sends must find its queue.
   if (err) printk(LOG_ERROR, "virtio device %u (type %u) not used: error %d\n", d->slot, d->device_id, err);
 }
