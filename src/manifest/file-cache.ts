@@ -5,12 +5,14 @@
 // never trusted with more: the kernel checks every byte against the hash anyway, so a stale entry can only make a file
 // unreadable. One flat file of records, read whole, so that a million entries cost neither objects nor parsing.
 
-import { hash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { type BigIntStats, closeSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { type FileKind, readProgram } from './elf.js';
-import { hashFileNow } from './hasher.js';
+import { type EntryKind, entryKey, hashFileNow } from './hasher.js';
+
+export type { EntryKind } from './hasher.js';
 
 export interface HashedFile {
   readonly size: number;
@@ -22,88 +24,133 @@ export interface HashedFile {
   readonly leaves: string;
 }
 
-/** What an entry holds: SHA-256; SHA-256 and root; SHA-256, root and leaves; the ELF reader's answer as JSON. */
-export type EntryKind = 'sha256' | 'root' | 'leaves' | 'program';
-
-const MAGIC = 'gtdx files 2\n';
-const KEY_BYTES = 16;
-const HEAD_BYTES = KEY_BYTES + 4;
+const MAGIC = 'gtdx files 3\n\0\0\0';
+/** Digests at the front of a record's value. */
 const DIGEST_BYTES = 32;
+const KEY_WORDS = 4;
+const HEAD_WORDS = KEY_WORDS + 1;
+/** Set in a record's length, in memory alone, when it was asked for. */
+const USED = 0x8000_0000;
 /** A file changed so recently may change again within one tick of its file system's clock: not remembered. */
 const SETTLED_NS = 2_000_000_000n;
 
-/** Records of a 16-byte key and some bytes, found by an open hash table of their offsets. */
+/**
+ * Records of a 16-byte key, the value's length and the value, padded to whole words; found by an open hash table of their
+ * offsets in words.
+ */
 class RecordStore {
   #bytes: Buffer;
-  #length: number;
+  #words: Uint32Array;
+  /** In words, as all offsets here. */
+  #length = MAGIC.length / 4;
   #slots: Uint32Array;
   count = 0;
+  usedCount = 0;
 
-  /** Takes over `bytes`, which hold whole records from `start` on; stops at the first that is cut short. */
-  constructor(bytes: Buffer = Buffer.from(MAGIC), start = MAGIC.length) {
-    this.#bytes = bytes;
-    this.#length = start;
+  /** Takes over `bytes`, which start with MAGIC and hold whole records; stops at the first that is cut short. */
+  constructor(bytes: Buffer = Buffer.from(MAGIC)) {
+    this.#bytes = bytes.byteOffset % 4 === 0 ? bytes : Buffer.from(new Uint8Array(bytes).buffer);
+    this.#words = wordsOf(this.#bytes);
     // Most records hold one digest; more slots come when they are needed.
-    const expected = bytes.length / (HEAD_BYTES + DIGEST_BYTES);
+    const expected = this.#words.length / (HEAD_WORDS + DIGEST_BYTES / 4);
     this.#slots = new Uint32Array(2 ** Math.max(10, Math.ceil(Math.log2(1.5 * expected + 1))));
-    while (this.#length + HEAD_BYTES <= bytes.length) {
-      const end = this.#length + HEAD_BYTES + bytes.readUInt32LE(this.#length + KEY_BYTES);
-      if (end > bytes.length) break;
-      // A file of ours names no key twice.
+    while (this.#length + HEAD_WORDS <= this.#words.length) {
+      const valueBytes = this.#words[this.#length + KEY_WORDS] ?? 0;
+      const end = this.#length + HEAD_WORDS + Math.ceil(valueBytes / 4);
+      if (valueBytes >= USED || end > this.#words.length) break;
       this.#makeRoom();
+      // A file of ours names no key twice.
       this.#place(this.#length);
       this.count += 1;
       this.#length = end;
     }
   }
 
-  get bytes(): Buffer {
-    return this.#bytes.subarray(0, this.#length);
-  }
-
-  get(key: Buffer): Buffer | undefined {
-    const at = this.#slots[this.#find(key, 0)] ?? 0;
+  /** The value of the key at `offset` of `keys`, which counts as used from now on. */
+  get(keys: Buffer, offset: number): Buffer | undefined {
+    const at = this.#slots[this.#find(keyWords(keys, offset))] ?? 0;
     if (at === 0) return undefined;
-    return this.#bytes.subarray(at + HEAD_BYTES, at + HEAD_BYTES + this.#bytes.readUInt32LE(at + KEY_BYTES));
+    this.#use(at);
+    const start = 4 * (at + HEAD_WORDS);
+    return this.#bytes.subarray(start, start + this.#valueBytes(at));
   }
 
-  put(key: Buffer, value: Uint8Array): void {
-    const size = HEAD_BYTES + value.length;
-    if (this.#length + size > this.#bytes.length) {
-      const larger = Buffer.allocUnsafeSlow(Math.max(4096, this.#length + size, Math.floor(this.#bytes.length * 1.5)));
-      this.#bytes.copy(larger, 0, 0, this.#length);
+  put(keys: Buffer, offset: number, value: Uint8Array): void {
+    const key = keyWords(keys, offset);
+    const size = HEAD_WORDS + Math.ceil(value.length / 4);
+    if (this.#length + size > this.#words.length) {
+      const larger = Buffer.allocUnsafeSlow(
+        4 * Math.max(1024, this.#length + size, Math.floor(this.#words.length * 1.5)),
+      );
+      this.#bytes.copy(larger, 0, 0, 4 * this.#length);
       this.#bytes = larger;
+      this.#words = wordsOf(larger);
     }
     const at = this.#length;
-    key.copy(this.#bytes, at);
-    this.#bytes.writeUInt32LE(value.length, at + KEY_BYTES);
-    this.#bytes.set(value, at + HEAD_BYTES);
     this.#length += size;
-    this.#link(at);
+    this.#words[this.#length - 1] = 0;
+    this.#words.set(key, at);
+    this.#words[at + KEY_WORDS] = value.length;
+    this.#bytes.set(value, 4 * (at + HEAD_WORDS));
+    this.#makeRoom();
+    const slot = this.#find(key);
+    const before = this.#slots[slot] ?? 0;
+    if (before === 0) this.count += 1;
+    else if (this.#isUsed(before)) {
+      this.#words[before + KEY_WORDS] = this.#valueBytes(before);
+      this.usedCount -= 1;
+    }
+    this.#slots[slot] = at;
+    this.#use(at);
   }
 
-  /** The slot of the key that stands in `bytes` at `offset`, or the free one where it belongs. */
-  #find(bytes: Buffer, offset: number): number {
+  /** A file of the records that were used; the store is of no more use afterwards. */
+  takeUsed(): Buffer {
+    let to = MAGIC.length / 4;
+    this.#bytes.write(MAGIC, 'latin1');
+    for (let at = to; at < this.#length; ) {
+      const end = at + HEAD_WORDS + Math.ceil(this.#valueBytes(at) / 4);
+      if (this.#isUsed(at)) {
+        this.#words[at + KEY_WORDS] = this.#valueBytes(at);
+        if (to !== at) this.#words.copyWithin(to, at, end);
+        to += end - at;
+      }
+      at = end;
+    }
+    return this.#bytes.subarray(0, 4 * to);
+  }
+
+  #valueBytes(at: number): number {
+    return (this.#words[at + KEY_WORDS] ?? 0) & ~USED;
+  }
+
+  #isUsed(at: number): boolean {
+    return (this.#words[at + KEY_WORDS] ?? 0) >= USED;
+  }
+
+  #use(at: number): void {
+    if (this.#isUsed(at)) return;
+    this.#words[at + KEY_WORDS] = (this.#words[at + KEY_WORDS] ?? 0) + USED;
+    this.usedCount += 1;
+  }
+
+  /** The slot of a key, or the free one where it belongs. */
+  #find([a, b, c, d]: KeyWords): number {
+    const words = this.#words;
     const mask = this.#slots.length - 1;
-    let slot = bytes.readUInt32LE(offset) & mask;
+    let slot = a & mask;
     for (;;) {
       const at = this.#slots[slot] ?? 0;
-      if (at === 0 || bytes.compare(this.#bytes, at, at + KEY_BYTES, offset, offset + KEY_BYTES) === 0) return slot;
+      if (at === 0 || (words[at] === a && words[at + 1] === b && words[at + 2] === c && words[at + 3] === d))
+        return slot;
       slot = (slot + 1) & mask;
     }
-  }
-
-  #link(at: number): void {
-    this.#makeRoom();
-    const slot = this.#find(this.#bytes, at);
-    if (this.#slots[slot] === 0) this.count += 1;
-    this.#slots[slot] = at;
   }
 
   /** Puts a key that is not there yet into its slot. */
   #place(at: number): void {
     const mask = this.#slots.length - 1;
-    let slot = this.#bytes.readUInt32LE(at) & mask;
+    let slot = (this.#words[at] ?? 0) & mask;
     while (this.#slots[slot] !== 0) slot = (slot + 1) & mask;
     this.#slots[slot] = at;
   }
@@ -116,10 +163,19 @@ class RecordStore {
   }
 }
 
+type KeyWords = [number, number, number, number];
+
+function keyWords(bytes: Buffer, at: number): KeyWords {
+  return [bytes.readUInt32LE(at), bytes.readUInt32LE(at + 4), bytes.readUInt32LE(at + 8), bytes.readUInt32LE(at + 12)];
+}
+
+function wordsOf(bytes: Buffer): Uint32Array {
+  return new Uint32Array(bytes.buffer, bytes.byteOffset, Math.floor(bytes.length / 4));
+}
+
 export class FileCache {
-  readonly #old: RecordStore;
-  /** What this run asked for: only that is kept, so that a cache does not outgrow its program. */
-  readonly #used = new RecordStore();
+  readonly #store: RecordStore;
+  readonly #loaded: number;
   readonly #now = BigInt(Date.now()) * 1_000_000n;
   #changed = false;
   /** Files whose content had to be read in this run. */
@@ -127,40 +183,32 @@ export class FileCache {
 
   /** `file`: where the cache is kept between runs; undefined keeps nothing. A damaged one counts as empty. */
   constructor(private readonly file: string | undefined) {
-    this.#old = load(file);
+    this.#store = load(file);
+    this.#loaded = this.#store.count;
+  }
+
+  /** Whether nothing is known. */
+  get isEmpty(): boolean {
+    return this.#store.count === 0;
   }
 
   /** What is known of a file that still looks the same. */
   get(kind: EntryKind, path: string, stat: BigIntStats): Buffer | undefined {
-    return this.getByKey(this.keyOf(kind, path, stat));
+    return this.getByKey(entryKey(kind, path, stat), 0);
   }
 
-  /** The key of an entry, for those who ask and answer about a million files; the value must be put under the same. */
-  keyOf(kind: EntryKind, path: string, stat: BigIntStats): Buffer {
-    const { dev, ino, size, mode, mtimeNs, ctimeNs } = stat;
-    const text = `${kind} ${dev} ${ino} ${size} ${mode} ${mtimeNs} ${ctimeNs} ${path}`;
-    return hash('sha256', text, 'buffer').subarray(0, KEY_BYTES);
-  }
-
-  /** Whether the next run could tell if the file changed again within the tick of its clock. */
-  isSettled(stat: BigIntStats): boolean {
-    return stat.ctimeNs < this.#now - SETTLED_NS;
-  }
-
-  getByKey(key: Buffer): Buffer | undefined {
-    const here = this.#used.get(key);
-    if (here !== undefined) return here;
-    const value = this.#old.get(key);
-    if (value !== undefined) this.#used.put(key, value);
-    return value;
+  /** By the key (entryKey) at an offset of `keys`: for those who ask about a million files. */
+  getByKey(keys: Buffer, offset: number): Buffer | undefined {
+    return this.#store.get(keys, offset);
   }
 
   put(kind: EntryKind, path: string, stat: BigIntStats, value: Uint8Array): void {
-    if (this.isSettled(stat)) this.putByKey(this.keyOf(kind, path, stat), value);
+    if (stat.ctimeNs < this.#now - SETTLED_NS) this.putByKey(entryKey(kind, path, stat), 0, value);
   }
 
-  putByKey(key: Buffer, value: Uint8Array): void {
-    this.#used.put(key, value);
+  /** For a file that did not change just now. */
+  putByKey(keys: Buffer, offset: number, value: Uint8Array): void {
+    this.#store.put(keys, offset, value);
     this.#changed = true;
   }
 
@@ -191,15 +239,18 @@ export class FileCache {
     };
   }
 
-  /** Writes what was used; a cache that cannot be written is no reason to fail. */
+  /**
+   * Writes what was used in this run: only that is kept, so that a cache does not outgrow its program. To be called once, at
+   * the end. A cache that cannot be written is no reason to fail.
+   */
   save(): void {
-    if (this.file === undefined || (!this.#changed && this.#used.count === this.#old.count)) return;
+    if (this.file === undefined || (!this.#changed && this.#store.usedCount === this.#loaded)) return;
     try {
       mkdirSync(dirname(this.file), { recursive: true, mode: 0o700 });
       const fresh = `${this.file}.${randomBytes(6).toString('hex')}`;
       const fd = openSync(fresh, 'wx', 0o600);
       try {
-        const bytes = this.#used.bytes;
+        const bytes = this.#store.takeUsed();
         for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at);
       } finally {
         closeSync(fd);

@@ -3,6 +3,10 @@
 // Hashes files as fast as this machine can: OpenSSL's SHA-256 on all cores, each byte read once, also where the hash tree
 // (docs/launch-record.md) is wanted beside the SHA-256. What was hashed before is asked of the cache. A file that is not
 // the same after the last byte as before the first is an error: its hash would be of a content that never was.
+//
+// Most of the time that is not SHA-256 itself goes to calls into Node, so there are few of them per file: no look at a file
+// before it is opened unless the cache may know it, digests as latin1 text (a Buffer for each costs more than hashing a
+// small file), answers packed for whole batches. Figures: docs/performance.md.
 
 import * as crypto from 'node:crypto';
 import * as fs from 'node:fs';
@@ -11,7 +15,6 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { ManifestError } from './errors.js';
 import type { FileCache } from './file-cache.js';
-import { hashTreeRoot } from './hash-tree.js';
 
 export interface HashProgress {
   readonly files: number;
@@ -38,15 +41,33 @@ export interface Digests {
   mode(index: number): number;
 }
 
-/** What a thread is asked: a path, and the stamp that the file had when it was looked at. */
-interface Job {
-  readonly path: string;
-  readonly size: number;
-  readonly stamp: string;
+/** What an entry of the cache holds; its place in this list is part of its key. */
+export const ENTRY_KINDS = ['sha256', 'root', 'leaves', 'program'] as const;
+export type EntryKind = (typeof ENTRY_KINDS)[number];
+
+/** What a thread is asked: to look at files, or to hash them too. */
+interface Question {
+  /** Joined by NUL bytes, which no path has: one text is cheaper to hand over than many. */
+  readonly paths: string;
+  readonly hash: boolean;
+  readonly tree: boolean;
+  /** Of the cache's entries for these digests. */
+  readonly kind: number;
+  /** Files changed after this are not to be remembered, nanoseconds. */
+  readonly settledBefore: bigint;
 }
 
-/** SHA-256 and, where asked for, the concatenated leaf digests; or why there is none. */
-type Answer = { readonly sha256: Uint8Array; readonly leaves?: Uint8Array } | { readonly error: string };
+/** Facts of the first files of a question, as many as were done before it was time for an answer; and the exceptions. */
+interface Answer {
+  readonly count: number;
+  /** 16 bytes per file: the key of its entry in the cache. */
+  readonly keys: Uint8Array;
+  /** Size, permission bits, and 1 for a file that may be remembered, per file. */
+  readonly facts: Float64Array;
+  /** 32 bytes per file, and with a tree 32 more: the root. */
+  readonly digests: Uint8Array;
+  readonly errors: readonly (readonly [position: number, code: string])[];
+}
 
 /**
  * The part that runs in threads. It refers to nothing outside itself: a thread gets it as text, because a bundled command,
@@ -54,77 +75,167 @@ type Answer = { readonly sha256: Uint8Array; readonly leaves?: Uint8Array } | { 
  */
 function makeHasher(fs: typeof import('node:fs'), crypto: typeof import('node:crypto')) {
   const leafBytes = 16384;
+  const digestBytes = 32;
+  const enoughBytes = 4 << 20;
   // Fits into a core's own cache: the bytes are still there when they are hashed.
   const buffer = Buffer.allocUnsafeSlow(128 * 1024);
-  const hashOpen = (fd: number, job: Job, tree: boolean): Answer => {
-    const leaves = tree && job.size > leafBytes ? Buffer.allocUnsafe(Math.ceil(job.size / leafBytes) * 32) : undefined;
+  const block = (at: number, length: number) => new Uint8Array(buffer.buffer, at, length);
+  const keyText = Buffer.alloc(16384);
+  const keyNumbers = new BigInt64Array(keyText.buffer, keyText.byteOffset, 7);
+  /** Writes the 16 bytes that stand for a file as it is now. */
+  const writeKey = (kind: number, path: string, s: import('node:fs').BigIntStats, out: Buffer, at: number) => {
+    keyNumbers.set([BigInt(kind), s.dev, s.ino, s.size, s.mode, s.mtimeNs, s.ctimeNs]);
+    const length = keyNumbers.byteLength + keyText.write(path, keyNumbers.byteLength);
+    const text = new Uint8Array(keyText.buffer, keyText.byteOffset, length);
+    out.write(crypto.hash('sha256', text, 'binary'), at, 16, 'latin1');
+  };
+  /** docs/launch-record.md, "Hash tree of a trusted file". */
+  const rootOf = (leaves: Uint8Array, size: bigint): string => {
+    let level = leaves;
+    while (level.length > digestBytes) {
+      const above = Buffer.allocUnsafe(Math.ceil(level.length / leafBytes) * digestBytes);
+      for (let at = 0, to = 0; at < level.length; at += leafBytes, to += digestBytes)
+        above.write(crypto.hash('sha256', level.subarray(at, at + leafBytes), 'binary'), to, 'latin1');
+      level = above;
+    }
+    const top = Buffer.allocUnsafe(20 + digestBytes);
+    top.write('gtdx-tree-v1', 'latin1');
+    top.writeBigUInt64LE(size, 12);
+    top.set(level, 20);
+    return crypto.hash('sha256', top, 'binary');
+  };
+  const same = (a: import('node:fs').BigIntStats, b: import('node:fs').BigIntStats) =>
+    a.dev === b.dev && a.ino === b.ino && a.size === b.size && a.mtimeNs === b.mtimeNs && a.ctimeNs === b.ctimeNs;
+  /** SHA-256 as latin1 text and, with a tree, the concatenated leaf digests; undefined for a file that changes. */
+  const hashOpen = (fd: number, before: import('node:fs').BigIntStats, tree: boolean) => {
+    const size = Number(before.size);
+    const leaves = tree && size > leafBytes ? Buffer.allocUnsafe(Math.ceil(size / leafBytes) * digestBytes) : undefined;
     let whole: import('node:crypto').Hash | undefined;
-    let sha256: Uint8Array | undefined;
+    let sha256: string | undefined;
     let total = 0;
     let leaf = 0;
-    while (total < job.size || total === 0) {
+    while (total < size || total === 0) {
       let filled = 0;
       while (filled < buffer.length) {
         const count = fs.readSync(fd, buffer, filled, buffer.length - filled, null);
         if (count === 0) break;
         filled += count;
-        if (total + filled === job.size) break;
+        if (total + filled === size) break;
       }
-      const block = buffer.subarray(0, filled);
       total += filled;
-      if (total > job.size) return { error: 'changed' };
-      if (total === job.size && whole === undefined) sha256 = crypto.hash('sha256', block, 'buffer');
+      if (total > size) return undefined;
+      if (total === size && whole === undefined) sha256 = crypto.hash('sha256', block(0, filled), 'binary');
       else {
         whole ??= crypto.createHash('sha256');
-        whole.update(block);
+        whole.update(block(0, filled));
       }
       if (leaves !== undefined) {
-        for (let at = 0; at < filled; at += leafBytes, leaf += 1)
-          leaves.set(crypto.hash('sha256', block.subarray(at, at + leafBytes), 'buffer'), leaf * 32);
+        for (let at = 0; at < filled; at += leafBytes, leaf += digestBytes) {
+          const piece = block(at, Math.min(leafBytes, filled - at));
+          leaves.write(crypto.hash('sha256', piece, 'binary'), leaf, 'latin1');
+        }
       }
       if (filled === 0) break;
     }
-    sha256 ??= whole?.digest();
-    const after = fs.fstatSync(fd, { bigint: true });
-    const stamp = `${after.dev} ${after.ino} ${after.size} ${after.mtimeNs} ${after.ctimeNs}`;
-    if (sha256 === undefined || total !== job.size || stamp !== job.stamp) return { error: 'changed' };
-    return tree ? { sha256, leaves: leaves ?? sha256 } : { sha256 };
+    sha256 ??= whole?.digest('binary');
+    if (sha256 === undefined || total !== size || !same(before, fs.fstatSync(fd, { bigint: true }))) return undefined;
+    return { sha256, leaves: leaves ?? Buffer.from(sha256, 'latin1') };
   };
-  return (job: Job, tree: boolean): Answer => {
-    let fd: number | undefined;
+  /** Opens a file, and looks at it; the caller closes it. Should a FIFO be there, opening does not wait for a writer. */
+  const open = (path: string) => fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+  const answer = ({ paths, hash, tree, kind, settledBefore }: Question): Answer => {
+    const names = paths.split('\0');
+    const keys = Buffer.alloc(16 * names.length);
+    const facts = new Float64Array(3 * names.length);
+    const stride = tree ? 2 * digestBytes : digestBytes;
+    const digests = Buffer.alloc(hash ? stride * names.length : 0);
+    const errors: [number, string][] = [];
+    let count = 0;
+    for (let bytes = 0; count < names.length && bytes < enoughBytes; count += 1) {
+      const path = names[count] ?? '';
+      let fd: number | undefined;
+      try {
+        fd = hash ? open(path) : undefined;
+        const stat = fd === undefined ? fs.statSync(path, { bigint: true }) : fs.fstatSync(fd, { bigint: true });
+        if (!stat.isFile()) {
+          errors.push([count, 'irregular']);
+          continue;
+        }
+        writeKey(kind, path, stat, keys, 16 * count);
+        facts[3 * count] = Number(stat.size);
+        facts[3 * count + 1] = Number(stat.mode & 0o7777n);
+        facts[3 * count + 2] = stat.ctimeNs < settledBefore ? 1 : 0;
+        if (fd === undefined) continue;
+        const found = hashOpen(fd, stat, tree);
+        if (found === undefined) {
+          errors.push([count, 'changed']);
+          continue;
+        }
+        digests.write(found.sha256, stride * count, 'latin1');
+        if (tree) digests.write(rootOf(found.leaves, stat.size), stride * count + digestBytes, 'latin1');
+        bytes += Number(stat.size);
+      } catch (error) {
+        errors.push([count, (error as NodeJS.ErrnoException).code ?? String(error)]);
+      } finally {
+        if (fd !== undefined) fs.closeSync(fd);
+      }
+    }
+    return { count, keys, facts, digests, errors };
+  };
+  /** All digests of a file that looked like `before`; undefined when it does not any more. */
+  const hashNow = (path: string, before: import('node:fs').BigIntStats) => {
+    const fd = open(path);
     try {
-      // Should a FIFO have taken the file's place by now, opening must not wait for a writer.
-      fd = fs.openSync(job.path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-      return hashOpen(fd, job, tree);
-    } catch (error) {
-      return { error: (error as NodeJS.ErrnoException).code ?? String(error) };
+      const found = same(before, fs.fstatSync(fd, { bigint: true })) ? hashOpen(fd, before, true) : undefined;
+      return found && { ...found, root: rootOf(found.leaves, before.size) };
     } finally {
-      if (fd !== undefined) fs.closeSync(fd);
+      fs.closeSync(fd);
     }
   };
+  return { answer, hashNow, writeKey };
 }
 
-const stampOf = (s: fs.BigIntStats): string => `${s.dev} ${s.ino} ${s.size} ${s.mtimeNs} ${s.ctimeNs}`;
+let own: ReturnType<typeof makeHasher> | undefined;
+/** Of this thread. */
+function hasher(): ReturnType<typeof makeHasher> {
+  own ??= makeHasher(fs, crypto);
+  return own;
+}
+
+/** The 16 bytes by which the cache knows a file: every part of its status counts. */
+export function entryKey(kind: EntryKind, path: string, stat: fs.BigIntStats): Buffer {
+  const key = Buffer.allocUnsafe(16);
+  hasher().writeKey(ENTRY_KINDS.indexOf(kind), path, stat, key, 0);
+  return key;
+}
 
 /** All digests of one file, in this thread. Error: ManifestError `file`. */
 export function hashFileNow(
   path: string,
   stat: fs.BigIntStats,
 ): { sha256: Uint8Array; root: Uint8Array; leaves: Uint8Array } {
-  localHasher ??= makeHasher(fs, crypto);
-  const answer = localHasher({ path, size: Number(stat.size), stamp: stampOf(stat) }, true);
-  if ('error' in answer) throw problem(path, answer.error);
-  const leaves = answer.leaves ?? answer.sha256;
-  return { sha256: answer.sha256, leaves, root: hashTreeRoot(leaves, stat.size) };
+  let found: ReturnType<ReturnType<typeof makeHasher>['hashNow']>;
+  try {
+    found = hasher().hashNow(path, stat);
+  } catch (error) {
+    throw problem(path, (error as NodeJS.ErrnoException).code ?? String(error));
+  }
+  if (found === undefined) throw problem(path, 'changed');
+  return {
+    sha256: Buffer.from(found.sha256, 'latin1'),
+    root: Buffer.from(found.root, 'latin1'),
+    leaves: found.leaves,
+  };
 }
-let localHasher: ReturnType<typeof makeHasher> | undefined;
 
 const REASONS: Readonly<Record<string, string>> = {
   changed: 'changed while it was read; try again when nobody writes to it',
+  irregular: 'is not a regular file',
   EACCES: 'cannot be read: permission denied',
   EPERM: 'cannot be read: permission denied',
   ENOENT: 'does not exist',
   ENOTDIR: 'does not exist',
+  ENXIO: 'is not a regular file',
   ELOOP: 'cannot be read: too many symbolic links',
   EIO: 'cannot be read: input/output error',
   EMFILE: 'cannot be read: too many open files',
@@ -134,22 +245,14 @@ function problem(path: string, code: string): ManifestError {
   return new ManifestError('file', [`${JSON.stringify(path)} ${REASONS[code] ?? `cannot be read: ${code}`}`]);
 }
 
-/** What a thread answers to a batch: digests packed, and the exceptions. */
-interface BatchAnswer {
-  readonly sha256: Uint8Array;
-  readonly leaves?: readonly (Uint8Array | undefined)[];
-  readonly errors: readonly (readonly [position: number, code: string])[];
-}
-
 /** Below this much work starting threads costs more than they save. */
 const WORTH_THREADS_BYTES = 8 << 20;
 const WORTH_THREADS_FILES = 1000;
-const BATCH_BYTES = 4 << 20;
-const BATCH_FILES = 256;
-/** Files looked at before the threads' answers are read. */
-const TURN_FILES = 512;
-/** Batches that may wait for a thread, so that a million files are not all in memory at once. */
-const MAX_WAITING = 64;
+const MAX_BATCH_FILES = 256;
+/** Questions that a thread has at a time: it need not wait while this thread is busy with files of its own. */
+const QUESTIONS_PER_THREAD = 2;
+/** A file changed so recently may change again within one tick of its file system's clock. */
+const SETTLED_NS = 2_000_000_000n;
 
 /**
  * Hashes regular files; `count` of them, whose paths `pathOf` tells. Error: ManifestError `file` for the first file, by
@@ -168,28 +271,31 @@ export async function hashFiles(
   }
 }
 
+/** Files that are asked about together. */
 interface Batch {
-  readonly indices: number[];
-  readonly jobs: Job[];
-  /** Where in the cache the answer goes; undefined: nowhere. */
-  readonly keys: (Buffer | undefined)[];
-  bytes: number;
+  readonly indices: readonly number[];
+  readonly hash: boolean;
 }
-const newBatch = (): Batch => ({ indices: [], jobs: [], keys: [], bytes: 0 });
 
 class HashRun implements Digests {
   readonly #tree: boolean;
+  readonly #cache: FileCache | undefined;
+  readonly #kind: EntryKind;
   readonly #sha256: Buffer;
   readonly #roots: Buffer;
   readonly #sizes: Float64Array;
   readonly #modes: Uint16Array;
-  readonly #waiting: Batch[] = [];
-  readonly #idle: HashThread[] = [];
+  /** Whether the cache may know any of the files: then they are looked at before they are hashed. */
+  readonly #lookFirst: boolean;
+  readonly #settledBefore = BigInt(Date.now()) * 1_000_000n - SETTLED_NS;
+  /** The first file that nobody was asked about. */
+  #next = 0;
+  /** Files that came back from a question undone, or that the cache does not know: to be hashed. */
+  #todo: number[] = [];
+  #batchFiles = 16;
   readonly #threads: HashThread[] = [];
   #doneFiles = 0;
   #doneBytes = 0;
-  #waitingBytes = 0;
-  #waitingFiles = 0;
   #failure: { index: number; error: Error } | undefined;
   #wake: () => void = () => {};
 
@@ -199,6 +305,9 @@ class HashRun implements Digests {
     readonly options: HashOptions,
   ) {
     this.#tree = options.tree ?? false;
+    this.#kind = this.#tree ? 'root' : 'sha256';
+    this.#cache = options.cache;
+    this.#lookFirst = options.cache !== undefined && !options.cache.isEmpty;
     this.#sha256 = Buffer.allocUnsafeSlow(Math.max(1, 32 * count));
     this.#roots = Buffer.allocUnsafeSlow(this.#tree ? Math.max(1, 32 * count) : 1);
     this.#sizes = new Float64Array(this.#tree ? count : 0);
@@ -219,140 +328,91 @@ class HashRun implements Digests {
   }
 
   stop(): void {
-    for (const thread of this.#threads) void thread.worker.terminate();
+    for (const { worker } of this.#threads) void worker.terminate();
   }
 
   async go(): Promise<Digests> {
-    let batch = newBatch();
-    for (let index = 0; index < this.count; index += 1) {
-      if (index % TURN_FILES === TURN_FILES - 1) await this.#turn();
-      if (this.#failure !== undefined) break;
-      this.#look(index, this.pathOf(index), batch);
-      if (batch.bytes >= BATCH_BYTES || batch.jobs.length >= BATCH_FILES) {
-        this.#enqueue(batch);
-        batch = newBatch();
-      }
+    for (;;) {
+      if (this.#failure === undefined) this.#startThreads();
+      for (const thread of this.#threads) while (thread.waiting < QUESTIONS_PER_THREAD && this.#ask(thread));
+      const batch = this.#nextBatch();
+      if (batch !== undefined) this.#take(batch, hasher().answer(this.#question(batch)));
+      else if (this.#threads.every(({ waiting }) => waiting === 0)) break;
+      else await new Promise<void>((resolve) => (this.#wake = resolve));
+      this.#report();
+      if (this.#threads.length > 0) await nextTurn();
     }
-    if (batch.jobs.length > 0) this.#enqueue(batch);
-    await this.#drain();
     if (this.#failure !== undefined) throw this.#failure.error;
     this.#report();
     return this;
   }
 
-  /** Lets answers in; waits while the threads are far behind. */
-  async #turn(): Promise<void> {
-    this.#dispatch();
-    this.#report();
-    await nextTurn();
-    while (this.#threads.length > 0 && this.#waiting.length > MAX_WAITING && this.#failure === undefined)
-      await this.#answered();
+  /** This thread works too: it starts one less than there are cores, once it is clear that there is much to do. */
+  #startThreads(): void {
+    if (this.#threads.length > 0 || this.count - this.#doneFiles < 2) return;
+    if (this.#doneBytes < WORTH_THREADS_BYTES && this.#doneFiles < WORTH_THREADS_FILES) return;
+    const limit = (this.options.threads ?? availableParallelism()) - 1;
+    for (let i = 0; i < limit; i += 1) this.#threads.push(new HashThread((error) => this.#fail(-1, error)));
   }
 
-  #answered(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#wake = resolve;
+  #nextBatch(): Batch | undefined {
+    if (this.#failure !== undefined) return undefined;
+    if (this.#todo.length > 0) return { indices: this.#todo.splice(-this.#batchFiles), hash: true };
+    const end = Math.min(this.count, this.#next + (this.#lookFirst ? MAX_BATCH_FILES : this.#batchFiles));
+    if (end === this.#next) return undefined;
+    const indices = Array.from({ length: end - this.#next }, (_, i) => this.#next + i);
+    this.#next = end;
+    return { indices, hash: !this.#lookFirst };
+  }
+
+  #question({ indices, hash }: Batch): Question {
+    const paths = indices.map((index) => this.pathOf(index)).join('\0');
+    const kind = ENTRY_KINDS.indexOf(this.#kind);
+    return { paths, hash, tree: this.#tree, kind, settledBefore: this.#settledBefore };
+  }
+
+  #ask(thread: HashThread): boolean {
+    const batch = this.#nextBatch();
+    if (batch === undefined) return false;
+    thread.ask(this.#question(batch), (answer) => {
+      this.#take(batch, answer);
+      this.#wake();
     });
+    return true;
   }
 
-  /** Looks at a file; what the cache does not know goes to the batch. */
-  #look(index: number, path: string, batch: Batch): void {
-    let stat: fs.BigIntStats;
-    try {
-      stat = fs.statSync(path, { bigint: true });
-    } catch (error) {
-      this.#fail(index, problem(path, (error as NodeJS.ErrnoException).code ?? String(error)));
-      return;
+  #take({ indices, hash }: Batch, { count, keys, facts, digests, errors }: Answer): void {
+    for (const [position, code] of errors) {
+      const index = indices[position] ?? 0;
+      this.#fail(index, problem(this.pathOf(index), code));
     }
-    if (!stat.isFile()) {
-      this.#fail(index, new ManifestError('file', [`${JSON.stringify(path)} is not a regular file`]));
-      return;
-    }
-    const size = Number(stat.size);
-    if (this.#tree) {
-      this.#sizes[index] = size;
-      this.#modes[index] = Number(stat.mode & 0o7777n);
-    }
-    const { cache } = this.options;
-    const key = cache?.keyOf(this.#tree ? 'root' : 'sha256', path, stat);
-    const known = key && cache?.getByKey(key);
-    if (known !== undefined) {
-      this.#sha256.set(known.subarray(0, 32), 32 * index);
-      if (this.#tree) this.#roots.set(known.subarray(32, 64), 32 * index);
+    if (this.#failure !== undefined) return;
+    if (hash) this.#batchFiles = Math.min(MAX_BATCH_FILES, 2 * count);
+    for (let i = count; i < indices.length; i += 1) this.#todo.push(indices[i] ?? 0);
+    const keyBytes = Buffer.from(keys.buffer, keys.byteOffset, keys.length);
+    const stride = this.#tree ? 64 : 32;
+    for (let i = 0; i < count; i += 1) {
+      const index = indices[i] ?? 0;
+      let value: Uint8Array;
+      if (hash) {
+        value = digests.subarray(stride * i, stride * i + stride);
+        if (facts[3 * i + 2] === 1) this.#cache?.putByKey(keyBytes, 16 * i, value);
+      } else {
+        const known = this.#cache?.getByKey(keyBytes, 16 * i);
+        if (known === undefined) {
+          this.#todo.push(index);
+          continue;
+        }
+        value = known;
+      }
+      this.#sha256.set(this.#tree ? value.subarray(0, 32) : value, 32 * index);
+      if (this.#tree) {
+        this.#roots.set(value.subarray(32), 32 * index);
+        this.#sizes[index] = facts[3 * i] ?? 0;
+        this.#modes[index] = facts[3 * i + 1] ?? 0;
+      }
       this.#doneFiles += 1;
-      this.#doneBytes += size;
-      return;
-    }
-    batch.indices.push(index);
-    batch.jobs.push({ path, size, stamp: stampOf(stat) });
-    batch.keys.push(cache?.isSettled(stat) ? key : undefined);
-    batch.bytes += size;
-  }
-
-  #enqueue(batch: Batch): void {
-    this.#waiting.push(batch);
-    this.#waitingBytes += batch.bytes;
-    this.#waitingFiles += batch.jobs.length;
-    this.#dispatch();
-  }
-
-  #dispatch(): void {
-    const enough = this.#waitingBytes >= WORTH_THREADS_BYTES || this.#waitingFiles >= WORTH_THREADS_FILES;
-    const limit = this.options.threads ?? availableParallelism();
-    while (enough && this.#threads.length < limit && this.#threads.length < this.#waiting.length) {
-      const thread = new HashThread(this.#tree, (error) => this.#fail(-1, error));
-      this.#threads.push(thread);
-      this.#idle.push(thread);
-    }
-    while (this.#idle.length > 0 && this.#waiting.length > 0 && this.#failure === undefined) {
-      const thread = this.#idle.pop();
-      const batch = this.#waiting.shift();
-      if (thread === undefined || batch === undefined) return;
-      thread.ask(batch.jobs, (answers) => {
-        this.#take(batch, answers);
-        this.#idle.push(thread);
-        this.#dispatch();
-        this.#wake();
-      });
-    }
-  }
-
-  async #drain(): Promise<void> {
-    if (this.#threads.length === 0) {
-      localHasher ??= makeHasher(fs, crypto);
-      const hasher = localHasher;
-      for (const batch of this.#waiting) {
-        if (this.#failure !== undefined) return;
-        this.#take(batch, answerBatch(hasher, batch.jobs, this.#tree));
-      }
-      return;
-    }
-    this.#dispatch();
-    while (this.#failure === undefined && (this.#waiting.length > 0 || this.#idle.length < this.#threads.length)) {
-      await this.#answered();
-      this.#report();
-    }
-  }
-
-  #take(batch: Batch, { sha256, leaves, errors }: BatchAnswer): void {
-    this.#doneFiles += batch.jobs.length;
-    this.#doneBytes += batch.bytes;
-    this.#waitingBytes -= batch.bytes;
-    this.#waitingFiles -= batch.jobs.length;
-    for (const [position, code] of errors)
-      this.#fail(batch.indices[position] ?? 0, problem(batch.jobs[position]?.path ?? '', code));
-    if (errors.length > 0) return;
-    for (const [i, index] of batch.indices.entries()) {
-      const digest = sha256.subarray(32 * i, 32 * i + 32);
-      const key = batch.keys[i];
-      this.#sha256.set(digest, 32 * index);
-      if (!this.#tree) {
-        if (key !== undefined) this.options.cache?.putByKey(key, digest);
-        continue;
-      }
-      const root = hashTreeRoot(leaves?.[i] ?? digest, BigInt(batch.jobs[i]?.size ?? 0));
-      this.#roots.set(root, 32 * index);
-      if (key !== undefined) this.options.cache?.putByKey(key, Buffer.concat([digest, root]));
+      this.#doneBytes += facts[3 * i] ?? 0;
     }
   }
 
@@ -366,46 +426,34 @@ class HashRun implements Digests {
   }
 }
 
-/** Hashes a batch, in a thread or here: it refers to nothing outside itself either. */
-function answerBatch(hasher: ReturnType<typeof makeHasher>, jobs: readonly Job[], tree: boolean): BatchAnswer {
-  const sha256 = new Uint8Array(32 * jobs.length);
-  const leaves: (Uint8Array | undefined)[] = [];
-  const errors: [number, string][] = [];
-  for (let i = 0; i < jobs.length; i += 1) {
-    const job = jobs[i];
-    if (job === undefined) continue;
-    const answer = hasher(job, tree);
-    if ('error' in answer) errors.push([i, answer.error]);
-    else {
-      sha256.set(answer.sha256, 32 * i);
-      // One leaf is the SHA-256 itself. A copy of the rest: a small Buffer would drag its whole pool along.
-      if (tree) leaves.push(job.size > 16384 && answer.leaves ? new Uint8Array(answer.leaves) : undefined);
-    }
-  }
-  return { sha256, leaves, errors };
-}
-
-/** A thread that hashes one batch at a time. */
+/** A thread that answers questions in their order. */
 class HashThread {
   readonly worker: Worker;
-  #answer: (answer: BatchAnswer) => void = () => {};
+  readonly #takers: ((answer: Answer) => void)[] = [];
 
-  constructor(tree: boolean, onError: (error: Error) => void) {
+  constructor(onError: (error: Error) => void) {
     const text = `const { parentPort } = require('node:worker_threads');
-const hasher = (${makeHasher.toString()})(require('node:fs'), require('node:crypto'));
-const answerBatch = ${answerBatch.toString()};
-parentPort.on('message', (jobs) => {
-  const answer = answerBatch(hasher, jobs, ${tree});
-  parentPort.postMessage(answer, [answer.sha256.buffer]);
+const { answer } = (${makeHasher.toString()})(require('node:fs'), require('node:crypto'));
+parentPort.on('message', (question) => {
+  const found = answer(question);
+  parentPort.postMessage(found, [found.keys.buffer, found.facts.buffer, found.digests.buffer]);
 });`;
     // Nothing of the process is needed there.
     this.worker = new Worker(text, { eval: true, env: {}, argv: [], stdout: false });
-    this.worker.on('message', (answer: BatchAnswer) => this.#answer(answer));
-    this.worker.on('error', onError);
+    this.worker.on('message', (answer: Answer) => this.#takers.shift()?.(answer));
+    this.worker.on('error', (error) => {
+      this.#takers.length = 0;
+      onError(error);
+    });
   }
 
-  ask(jobs: readonly Job[], answer: (answer: BatchAnswer) => void): void {
-    this.#answer = answer;
-    this.worker.postMessage(jobs);
+  /** Questions without an answer. */
+  get waiting(): number {
+    return this.#takers.length;
+  }
+
+  ask(question: Question, take: (answer: Answer) => void): void {
+    this.#takers.push(take);
+    this.worker.postMessage(question);
   }
 }
