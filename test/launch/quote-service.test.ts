@@ -29,7 +29,7 @@ function tdReport(change: (report: Buffer) => void = () => {}): Buffer {
   r.writeBigUInt64LE(0x301ffn, 256);
   r.set([5, 1, 2], 264);
   r.set([5, 1, 2], 384);
-  r.write('gramine-tdx simulated TDX module: no protection.', 280, 'latin1');
+  r.set(sha384(Buffer.from('gramine-tdx simulated TDX module')), 280);
   r.writeBigUInt64LE(1n << 28n, 512);
   for (let i = 0; i < 4; i++) r.fill(0x10 + i, 512 + 208 + 48 * i, 512 + 256 + 48 * i);
   r.fill(0x44, 512 + 16, 512 + 64);

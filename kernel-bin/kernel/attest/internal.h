@@ -43,7 +43,6 @@ void measure_init(size_t boot_bytes);                 // room for the boot's eve
 int keys_init(void);                                  // attest/keys.c
 int quote_init(void);                                 // attest/quote.c
 int quote_check(const u8 *quote, size_t len, const u8 report[ATTEST_REPORT_BYTES]);
-#define SIMULATED_MRSEAM "gramine-tdx simulated TDX module: no protection."
-_Static_assert(sizeof(SIMULATED_MRSEAM) == 48 + 1, "MRSEAM has 48 bytes");
+#define SIMULATED_MODULE "gramine-tdx simulated TDX module" // MRSEAM of a simulated one is the SHA-384 of this
 bool path_is_normal(const char *path, bool absolute_only);
 #endif

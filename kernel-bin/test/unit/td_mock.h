@@ -6,7 +6,7 @@
 #include "arch/tdx.h"
 
 static u8 td_rtmr[4][48];
-static char td_mrseam[49];
+static u8 td_mrseam[48];
 static u64 td_status = TDX_SUCCESS; // of every call
 static u8 *td_mem(phys_t pa) { return (u8 *)(uintptr_t)(pa + DIRECT_BASE); } // the inverse of virt_phys
 
