@@ -16,7 +16,7 @@ import {
   parseCertificates,
   parseCrl,
   verifyChain,
-  verifyP256,
+  verifySignature,
 } from './x509.js';
 
 const MAX_JSON_BYTES = 4 << 20;
@@ -232,7 +232,7 @@ export function verifyCollateral(c: Collateral, options: Pick<ChainOptions, 'anc
     const certificates = orderChain(parseCertificates(chain));
     verifyChain(certificates, { ...options, crls, what: `${what} signing chain` });
     const signer = certificates[0];
-    if (!signer || !verifyP256(signer.point.subarray(1), Buffer.from(json.text, 'utf8'), json.signature)) {
+    if (!signer || !verifySignature(signer, Buffer.from(json.text, 'utf8'), json.signature)) {
       throw new MeasureError('signature', `${what}: the signature does not verify`);
     }
   };

@@ -9,7 +9,7 @@ import { toHex } from './bytes.js';
 import { extend, type Sha384, sha384FromHex, ZERO_SHA384 } from './digest.js';
 import { MeasureError } from './errors.js';
 import { checkEventData, type DataCheck } from './event-data.js';
-import { EV_NO_ACTION, type EventLog, eventTypeName, type LogEvent, type Rtmrs } from './event-log.js';
+import { EV_NO_ACTION, type EventLog, eventTypeName, type LogEvent } from './event-log.js';
 
 /** Where an expected digest comes from: computed from parts, copied from a log that somebody gave, or not known. */
 export type EventSource = 'computed' | 'log' | 'unknown';
@@ -115,10 +115,10 @@ export function expectedFromLog(log: EventLog): ExpectedEvent[] {
     }));
 }
 
+export type PredictedRtmrs = readonly [Sha384 | undefined, Sha384 | undefined, Sha384 | undefined, Sha384 | undefined];
+
 /** The registers that expected events lead to; undefined where one of them is not known. */
-export function registersOf(
-  expected: readonly ExpectedEvent[],
-): readonly [...{ [K in keyof Rtmrs]: Sha384 | undefined }] {
+export function registersOf(expected: readonly ExpectedEvent[]): PredictedRtmrs {
   const replay = (mrIndex: number): Sha384 | undefined => {
     let register: Sha384 = ZERO_SHA384;
     for (const e of expected.filter((x) => x.mrIndex === mrIndex)) {

@@ -23,6 +23,7 @@ export {
   eventsFromJson,
   eventsToJson,
   expectedFromLog,
+  type PredictedRtmrs,
   registersOf,
 } from './event-diff.js';
 export {

@@ -9,7 +9,14 @@
 import { createHash, type Hash } from 'node:crypto';
 import { asSha384, type Sha384 } from './digest.js';
 import { MeasureError } from './errors.js';
-import { ATTRIBUTE_MR_EXTEND, ATTRIBUTE_PAGE_AUG, PAGE_BYTES, parseTdvf, type TdvfSection } from './tdvf.js';
+import {
+  ATTRIBUTE_MR_EXTEND,
+  ATTRIBUTE_PAGE_AUG,
+  MAX_ADDRESS,
+  PAGE_BYTES,
+  parseTdvf,
+  type TdvfSection,
+} from './tdvf.js';
 
 export type MrtdOrder = 'page' | 'section';
 /** What lies between the raw size and the memory size of an extended section: the image's following bytes, or zeros. */
@@ -33,7 +40,9 @@ const CHUNK_BYTES = 256;
 const CHUNKS_PER_PAGE = PAGE_BYTES / CHUNK_BYTES;
 const BLOCK_BYTES = 128;
 const EXTEND_BYTES = BLOCK_BYTES + CHUNK_BYTES;
-const MAX_PAGES = 1 << 20; // 4 GiB of initial memory: beyond any real TD, bounds the time on a hostile image
+// Beyond any real TD (firmware is at most some 16 MiB, its memory some hundred): they bound the time on a hostile image.
+const MAX_PAGES = 1 << 20;
+const MAX_EXTENDED_PAGES = 1 << 15;
 
 /**
  * The MRTD of a TDVF image, 48 bytes. `padding` matters only for images whose extended sections are longer in memory
@@ -42,13 +51,19 @@ const MAX_PAGES = 1 << 20; // 4 GiB of initial memory: beyond any real TD, bound
  */
 export function computeMrtd(image: Uint8Array, options: MrtdOptions): Sha384 {
   const { sections } = parseTdvf(image);
-  let pages = 0n;
+  let [pages, extended] = [0n, 0n];
   for (const [i, s] of sections.entries()) {
     checkMeasurable(s, i, image.length);
     pages += s.memoryDataSize / BigInt(PAGE_BYTES);
+    if ((s.attributes & ATTRIBUTE_MR_EXTEND) !== 0) extended += s.memoryDataSize / BigInt(PAGE_BYTES);
   }
   if (pages > BigInt(MAX_PAGES))
     throw new MeasureError('limit', `image: ${pages} pages of initial memory, at most ${MAX_PAGES}`);
+  if (extended > BigInt(MAX_EXTENDED_PAGES))
+    throw new MeasureError(
+      'limit',
+      `image: ${extended} pages whose content is measured, at most ${MAX_EXTENDED_PAGES}`,
+    );
   const builder = new MrtdBuilder(image, options.padding ?? 'image', options.trace);
   for (const [i, s] of sections.entries()) {
     if ((s.attributes & ATTRIBUTE_PAGE_AUG) !== 0 || s.memoryDataSize === 0n) continue;
@@ -62,6 +77,11 @@ function checkMeasurable(s: TdvfSection, i: number, imageBytes: number): void {
   if (s.memoryAddress % BigInt(PAGE_BYTES) !== 0n || s.memoryDataSize % BigInt(PAGE_BYTES) !== 0n) {
     throw new MeasureError('malformed', `${where}: address or size is not a multiple of ${PAGE_BYTES}`);
   }
+  if (s.memoryAddress + s.memoryDataSize > MAX_ADDRESS)
+    throw new MeasureError(
+      'malformed',
+      `${where}: ends at 0x${(s.memoryAddress + s.memoryDataSize).toString(16)}, beyond 52 bits of address`,
+    );
   if (s.dataOffset + s.rawDataSize > imageBytes) {
     throw new MeasureError(
       'malformed',

@@ -8,6 +8,7 @@ import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign, ve
 import { z } from 'zod';
 import { equalBytes, fromHex, toHex } from './bytes.js';
 import { MeasureError } from './errors.js';
+import { checkEventData } from './event-data.js';
 import { parseEventLog, replayEventLog } from './event-log.js';
 import { ATTRIBUTE_DEBUG, tdAttributes } from './td-report.js';
 import type { TcbStatus, Verdict } from './verify.js';
@@ -218,7 +219,19 @@ export function appraise(verdict: Verdict, options: AppraisalOptions): Appraisal
       `is ${toHex(reportData)}; expected ${toHex(options.reportData)}`,
     );
   if (options.eventLog) {
-    const replayed = replayEventLog(parseEventLog(options.eventLog));
+    const log = parseEventLog(options.eventLog);
+    const lies = log.events.filter((e) => checkEventData(e) === 'mismatch');
+    check(
+      'event log data',
+      lies.length === 0,
+      lies.length === 0
+        ? 'what can be hashed again agrees with the digests'
+        : `not what was measured: ${lies
+            .map((e) => `event ${e.index} (${e.typeName})`)
+            .slice(0, 5)
+            .join(', ')}`,
+    );
+    const replayed = replayEventLog(log);
     for (const [i, value] of replayed.entries())
       check(
         `event log gives rtmr${i}`,

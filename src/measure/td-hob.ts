@@ -7,7 +7,8 @@
 import { concatBytes } from './bytes.js';
 import { type Sha384, sha384 } from './digest.js';
 import { MeasureError } from './errors.js';
-import type { TdvfSection } from './tdvf.js';
+import { q35LowMemory } from './linux-boot.js';
+import { MAX_ADDRESS, type TdvfSection } from './tdvf.js';
 
 export type HobLayout = 'qemu' | 'gce';
 interface Range {
@@ -36,6 +37,8 @@ const GIB = 1n << 30n;
 export function buildTdHob(layout: HobLayout, memoryBytes: bigint, sections: readonly TdvfSection[]): Uint8Array {
   const hob = sections.find((s) => s.type === 'TD_HOB');
   if (!hob) throw new MeasureError('malformed', 'TD HOB: the image has no TD_HOB section');
+  const beyond = sections.find((s) => s.memoryAddress + s.memoryDataSize > MAX_ADDRESS);
+  if (beyond) throw new MeasureError('malformed', `TD HOB: a ${beyond.type} section ends beyond 52 bits of address`);
   if (memoryBytes < MIB || memoryBytes > 16n << 40n || memoryBytes % 4096n !== 0n) {
     throw new MeasureError(
       'malformed',
@@ -53,9 +56,9 @@ export function tdHobDigest(layout: HobLayout, memoryBytes: bigint, sections: re
   return sha384(buildTdHob(layout, memoryBytes, sections));
 }
 
-/** q35 below and above 4 GiB, with the ranges of TD_HOB and TempMem sections cut out as accepted memory. */
+/** q35's RAM below and above 4 GiB, with the ranges of TD_HOB and TempMem sections cut out as accepted memory. */
 function qemuRanges(memoryBytes: bigint, sections: readonly TdvfSection[]): Range[] {
-  const low = memoryBytes >= 0xb0000000n ? 0x80000000n : memoryBytes;
+  const low = q35LowMemory(memoryBytes);
   const ram: Range[] = [{ start: 0n, end: low, type: RESOURCE_UNACCEPTED, attributes: PRESENT_INITIALIZED_TESTED }];
   if (memoryBytes > low) {
     ram.push({

@@ -9,6 +9,8 @@ import { ByteReader, equalBytes, guidFromString, guidToString } from './bytes.js
 import { MeasureError } from './errors.js';
 
 export const PAGE_BYTES = 4096;
+/** Guest-physical addresses have at most 52 bits. */
+export const MAX_ADDRESS = 1n << 52n;
 
 /** Section types of the TDVF Design Guide, by number. */
 export const SECTION_TYPES = [
@@ -263,7 +265,7 @@ function checkSection(
   if (s.memoryAddress % 4096n !== 0n)
     add('measure', 'address-alignment', 'memory address is not a multiple of 4096', i);
   if (s.memoryDataSize % 4096n !== 0n) add('measure', 'size-alignment', 'memory size is not a multiple of 4096', i);
-  if (s.memoryAddress + s.memoryDataSize > 1n << 52n)
+  if (s.memoryAddress + s.memoryDataSize > MAX_ADDRESS)
     add('measure', 'address-range', 'ends beyond 52 bits of address', i);
   if (!info && s.memoryDataSize < BigInt(s.rawDataSize))
     add('qemu', 'raw-fits', `memory size ${s.memoryDataSize} is below the raw size ${s.rawDataSize}`, i);

@@ -20,6 +20,7 @@ import {
   type TrustAnchor,
   verifyChain,
   verifyP256,
+  verifySignature,
 } from './x509.js';
 
 export type TcbStatus = LevelStatus | 'RelaunchAdvised' | 'RelaunchAdvisedConfigurationNeeded';
@@ -92,7 +93,7 @@ export function verifyQuote(bytes: Uint8Array, options: VerifyOptions): Verdict 
   passed('TDX module', moduleLevel ? `identity ${moduleLevel.id}, ${moduleLevel.status}` : 'first generation identity');
 
   const s = quote.signature;
-  if (!verifyP256(pck.point.subarray(1), s.qeReport.raw, s.qeReportSignature)) {
+  if (!verifySignature(pck, s.qeReport.raw, s.qeReportSignature)) {
     throw new MeasureError('signature', 'QE report: the signature by the platform certificate does not verify');
   }
   passed('QE report', 'signed by the platform certificate');

@@ -42,8 +42,30 @@ export interface Certificate {
   readonly extensions: ReadonlyMap<string, Uint8Array>;
 }
 
+/**
+ * Certificates by their bytes: a service judges thousands of quotes under the same few, and taking one apart costs more than
+ * judging with it. What a certificate says depends on its bytes alone; time, revocation and trust are judged every time.
+ */
+const known = new Map<string, Certificate>();
+const MAX_KNOWN = 64;
+/** Issuers whose signature on a certificate was seen to verify. */
+const signedBy = new WeakMap<Certificate, WeakSet<Certificate>>();
+
 /** One certificate from DER. Errors: `certificate`, `malformed`. */
 export function parseCertificate(der: Uint8Array): Certificate {
+  const key = Buffer.from(der.buffer, der.byteOffset, der.byteLength).toString('latin1');
+  const before = known.get(key);
+  if (before) return before;
+  const certificate = readCertificate(Uint8Array.from(der));
+  for (const oldest of known.keys()) {
+    if (known.size < MAX_KNOWN) break;
+    known.delete(oldest);
+  }
+  known.set(key, certificate);
+  return certificate;
+}
+
+function readCertificate(der: Uint8Array): Certificate {
   const r = new DerReader(der, 'certificate');
   const outer = inside(r.next(TAG.sequence), 'certificate');
   r.end();
@@ -64,13 +86,15 @@ export function parseCertificate(der: Uint8Array): Certificate {
   const extensions = parseExtensions(tbs.optional(0xa3), 'certificate');
   tbs.end();
   let x509: X509Certificate;
+  let key: KeyObject;
+  let jwk: { readonly crv?: string; readonly x?: string; readonly y?: string };
   try {
     x509 = new X509Certificate(Buffer.from(der));
+    key = x509.publicKey; // decoded only here: throws for a key that OpenSSL cannot read
+    jwk = key.asymmetricKeyType === 'ec' ? key.export({ format: 'jwk' }) : {};
   } catch (cause) {
     throw new MeasureError('certificate', 'certificate: OpenSSL does not accept it', undefined, { cause });
   }
-  const key = x509.publicKey;
-  const jwk = key.asymmetricKeyType === 'ec' ? key.export({ format: 'jwk' }) : {};
   if (jwk.crv !== 'P-256' || !jwk.x || !jwk.y)
     throw new MeasureError('certificate', 'certificate: the key is not on P-256');
   const point = new Uint8Array(
@@ -261,7 +285,7 @@ export function verifyChain(chain: readonly Certificate[], options: ChainOptions
       fail(`"${name}" is valid ${isoTime(c.notBefore)} to ${isoTime(c.notAfter)}, judged at ${isoTime(at)}`);
     const issuer = chain[i + 1] ?? c;
     if (!equalBytes(c.issuer, issuer.subject)) fail(`"${name}" was not issued by the next certificate`);
-    if (!c.x509.verify(issuer.key)) fail(`the signature of "${name}" does not verify`);
+    if (!isSignedBy(c, issuer)) fail(`the signature of "${name}" does not verify`);
     if (i > 0 && !c.x509.ca) fail(`"${name}" is not a CA`);
     const crl = crls.find((l) => equalBytes(l.issuer, issuer.subject));
     if (!crl) fail(`no revocation list of the issuer of "${name}"`);
@@ -270,9 +294,21 @@ export function verifyChain(chain: readonly Certificate[], options: ChainOptions
   }
 }
 
+function isSignedBy(c: Certificate, issuer: Certificate): boolean {
+  const issuers = signedBy.get(c) ?? new WeakSet<Certificate>();
+  if (issuers.has(issuer)) return true;
+  if (!c.x509.verify(issuer.key)) return false;
+  signedBy.set(c, issuers.add(issuer));
+  return true;
+}
+
+/** Lists whose signature was seen to verify, and under which key: one list serves several chains. */
+const signedLists = new WeakMap<Crl, Certificate>();
+
 function verifyCrl(crl: Crl, issuer: Certificate, at: number, what: string): void {
-  if (!verify('sha256', crl.signed, issuer.key, crl.signature))
-    throw new MeasureError('certificate', `${what}: the revocation list's signature does not verify`);
+  const good = signedLists.get(crl) === issuer || verify('sha256', crl.signed, issuer.key, crl.signature);
+  if (good) signedLists.set(crl, issuer);
+  else throw new MeasureError('certificate', `${what}: the revocation list's signature does not verify`);
   if (at < crl.thisUpdate || at > crl.nextUpdate) {
     throw new MeasureError(
       'certificate',
@@ -285,7 +321,12 @@ export function isoTime(ms: number): string {
   return new Date(ms).toISOString().replace('.000Z', 'Z');
 }
 
-/** ECDSA P-256 with SHA-256 over `data`; key as x || y, signature as r || s, both 64 bytes big endian. */
+/** ECDSA with SHA-256 by a certificate's key; the signature as r || s, 64 bytes big endian. */
+export function verifySignature(signer: Certificate, data: Uint8Array, signature: Uint8Array): boolean {
+  return verify('sha256', data, { key: signer.key, dsaEncoding: 'ieee-p1363' }, signature);
+}
+
+/** The same by a bare key, x || y, 64 bytes big endian. False too when it is no point of the curve. */
 export function verifyP256(key: Uint8Array, data: Uint8Array, signature: Uint8Array): boolean {
   try {
     const point = {

@@ -7,6 +7,7 @@ import {
   type Collateral,
   MeasureError,
   parseEventLog,
+  parseQuote,
   parseReference,
   REFERENCE_FORMAT,
   type ReferenceValues,
@@ -19,6 +20,8 @@ import {
   trustAnchor,
   verifyQuote,
 } from '../../src/measure/index.js';
+import { orderChain, parseCertificates, parseCrl } from '../../src/measure/x509.js';
+import { fuzz, Random } from './fuzz.js';
 import { NOW, type PkiOptions, TestPki } from './pki.js';
 
 function judge(pki: TestPki, quote: Uint8Array, collateral: Collateral = pki.collateral, at = NOW) {
@@ -93,56 +96,120 @@ describe('the verdict', () => {
 });
 
 describe('no mutation is accepted', () => {
+  // MUTATIONS=100000 npx vitest run test/measure/verify.test.ts
+  const rounds = Number(process.env.MUTATIONS ?? 1000);
+  const seed = Number(process.env.SEED ?? 1);
   const pki = new TestPki();
   const anchor: TrustAnchor = trustAnchor(pki.rootDer);
-  const quote = pki.quote();
-  const rounds = Number(process.env.MUTATIONS ?? 200);
+  const data = new Uint8Array(4);
+  const action = new TextEncoder().encode('Calling EFI Application from Boot Option');
+  const log = buildEventLog([
+    { mrIndex: 1, type: 4, digest: sha384(data), data },
+    { mrIndex: 2, type: 0x80000007, digest: sha384(action), data: action },
+    { mrIndex: 3, type: 4, digest: sha384(data), data },
+  ]);
+  const rtmrs = replayEventLog(parseEventLog(log));
+  const quotes = [pki.quote({ rtmrs }), pki.quote({ version: 5, kind: 'TD1.5', rtmrs })];
+  const reference: ReferenceValues = { format: REFERENCE_FORMAT, mrtd: ['01'.repeat(48)] };
 
-  /** The verdict on what must be the same, or the name of the typed error. */
-  function outcome(bytes: Uint8Array, collateral: Collateral): string {
+  /** What of it was signed, as the verifier understood it; PEM and JSON may be written in more than one way. */
+  function content(quote: Uint8Array, c: Collateral): string {
+    const q = parseQuote(quote);
+    const chain = (pem: Uint8Array | string) => orderChain(parseCertificates(pem)).map((x) => toHex(x.der));
+    return JSON.stringify([
+      toHex(q.signedBytes),
+      toHex(q.signature.attestationKey),
+      toHex(q.signature.qeReport.raw),
+      toHex(q.signature.qeAuthData),
+      chain(q.signature.certification.data),
+      ...[c.tcbInfo, c.qeIdentity].map((j) => j.text),
+      ...[c.tcbInfoChain, c.qeIdentityChain].map(chain),
+      ...[c.rootCrl, c.pckCrl].map((l) => toHex(parseCrl(l).signed)),
+    ]);
+  }
+  const signed = quotes.map((q) => content(q, pki.collateral));
+
+  /** True when it is refused with the typed error, or accepted with exactly what was signed. */
+  function safe(quote: Uint8Array, c: Collateral, which: number): boolean {
     try {
-      return verifyQuote(bytes, { collateral, at: NOW, anchor }).status;
+      const verdict = verifyQuote(quote, { collateral: c, at: NOW, anchor });
+      return appraise(verdict, { reference }).some((x) => !x.ok) || content(quote, c) === signed[which];
     } catch (error) {
-      if (error instanceof MeasureError) return error.code;
+      if (error instanceof MeasureError) return true;
       throw error;
     }
   }
 
-  it('of a byte of the quote', () => {
-    // Of what a verifier believes: everything before the PCK chain's text, where white space and case of PEM may vary.
-    const end = quote.indexOf('-----BEGIN');
-    for (let i = 0; i < rounds; i++) {
-      const at = Math.floor(Math.random() * end);
-      const bad = Buffer.from(quote);
-      bad[at] = (bad[at] ?? 0) ^ (1 + Math.floor(Math.random() * 255));
-      // Header fields that nothing signs do not exist: the signature covers the header too.
-      expect(outcome(bad, pki.collateral), `byte ${at}`).not.toBe('UpToDate');
+  function changed(input: Uint8Array, random: Random): Buffer {
+    const b = Buffer.from(input);
+    const at = random.below(b.length);
+    b[at] = (b[at] ?? 0) ^ (1 + random.below(255));
+    return b;
+  }
+
+  it('accepts them unchanged', () => {
+    for (const q of quotes) expect(judge(pki, q).status).toBe('UpToDate');
+    expect(appraise(judge(pki, quotes[0] ?? data), { reference, eventLog: log }).filter((c) => !c.ok)).toEqual([]);
+  });
+
+  it('of a byte of a quote', { timeout: 3_600_000 }, () => {
+    const random = new Random(seed);
+    for (let i = 0; i < rounds * 0.4; i++) {
+      const which = i % 2;
+      const bad = changed(quotes[which] ?? data, random);
+      if (!safe(bad, pki.collateral, which)) expect.fail(`accepted: ${toHex(bad)}`);
     }
   });
 
-  it('of a byte of the collateral', () => {
-    const mutate = (data: Uint8Array | string): Buffer => {
-      const b = Buffer.from(data as string);
-      const at = Math.floor(Math.random() * b.length);
-      b[at] = (b[at] ?? 0) ^ (1 << Math.floor(Math.random() * 8));
-      return b;
-    };
+  it('of a byte of the collateral', { timeout: 3_600_000 }, () => {
+    const random = new Random(seed);
     const c = pki.collateral;
-    for (let i = 0; i < rounds / 3; i++) {
-      expect(
-        outcome(quote, { ...c, tcbInfo: { ...c.tcbInfo, text: mutate(c.tcbInfo.text).toString('utf8') } }),
-      ).not.toBe('UpToDate');
-      expect(
-        outcome(quote, { ...c, qeIdentity: { ...c.qeIdentity, signature: mutate(c.qeIdentity.signature) } }),
-      ).not.toBe('UpToDate');
-      expect(outcome(quote, { ...c, rootCrl: mutate(c.rootCrl) })).not.toBe('UpToDate');
-      expect(outcome(quote, { ...c, pckCrl: mutate(c.pckCrl) })).not.toBe('UpToDate');
+    const quote = quotes[0] ?? data;
+    const text = (b: Buffer): string => b.toString('utf8');
+    const bytes = (part: Uint8Array | string): Uint8Array => Buffer.from(part as string);
+    const changes: readonly (() => Collateral)[] = [
+      () => ({ ...c, tcbInfo: { ...c.tcbInfo, text: text(changed(bytes(c.tcbInfo.text), random)) } }),
+      () => ({ ...c, tcbInfo: { ...c.tcbInfo, signature: changed(c.tcbInfo.signature, random) } }),
+      () => ({ ...c, qeIdentity: { ...c.qeIdentity, text: text(changed(bytes(c.qeIdentity.text), random)) } }),
+      () => ({ ...c, qeIdentity: { ...c.qeIdentity, signature: changed(c.qeIdentity.signature, random) } }),
+      () => ({ ...c, tcbInfoChain: changed(bytes(c.tcbInfoChain), random) }),
+      () => ({ ...c, qeIdentityChain: changed(bytes(c.qeIdentityChain), random) }),
+      () => ({ ...c, rootCrl: changed(bytes(c.rootCrl), random) }),
+      () => ({ ...c, pckCrl: changed(bytes(c.pckCrl), random) }),
+    ];
+    for (let i = 0; i < rounds * 0.4; i++) {
+      const bad = random.pick(changes)();
+      if (!safe(quote, bad, 0)) expect.fail(`accepted: ${JSON.stringify(bad)}`);
+    }
+  });
+
+  it('of a byte of an event log', { timeout: 3_600_000 }, () => {
+    const random = new Random(seed);
+    const verdict = judge(pki, quotes[0] ?? data);
+    const proven = (l: Uint8Array) =>
+      parseEventLog(l).events.map((e) => [e.mrIndex, toHex(e.digest ?? data), toHex(e.data)].join());
+    const before = proven(log).join(';');
+    for (let i = 0; i < rounds * 0.2; i++) {
+      const bad = changed(log, random);
+      try {
+        const refused = appraise(verdict, { reference, eventLog: bad }).some((x) => !x.ok);
+        // Header fields and event types are under no digest: they may change, the digests and the data may not.
+        if (!refused) expect(proven(bad).join(';')).toBe(before);
+      } catch (error) {
+        if (!(error instanceof MeasureError)) throw error;
+      }
     }
   });
 
   it('by cutting it short anywhere', () => {
-    for (let n = 0; n < quote.length; n += 97)
-      expect(outcome(quote.subarray(0, n), pki.collateral)).not.toBe('UpToDate');
+    for (let n = 0; n < (quotes[0]?.length ?? 0); n += 97)
+      expect(codeOf(() => judge(pki, (quotes[0] ?? data).subarray(0, n)))).not.toBe('none');
+  });
+
+  it('by a short run of the fuzzer', () => {
+    const lines: string[] = [];
+    fuzz(2, seed, (line) => lines.push(line));
+    expect(lines.at(-1)).toMatch(/inputs, no finding/);
   });
 });
 
