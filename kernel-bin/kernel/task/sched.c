@@ -276,7 +276,12 @@ static bool steal(struct runq *rq) {
 void sched_arm_timer(struct runq *rq) {
   u64 want = READ_ONCE(rq->first_ns);
   struct thread *c = rq->curr;
-  if (READ_ONCE(rq->nr_ready) && c != rq->idle) want = MIN(want, MIN(rq->handoff_ns, c->slice_start_ns + SLICE_NS));
+  if (READ_ONCE(rq->nr_ready) && c != rq->idle) {
+    want = MIN(want, rq->handoff_ns);
+    // A slice that is over has set need_resched already: a timer in the past would fire again and again until the
+    // kernel code that runs now gets there.
+    if (!this_cpu()->need_resched) want = MIN(want, c->slice_start_ns + SLICE_NS);
+  }
   if (want < rq->armed_ns) {
     rq->armed_ns = want;
     timer_arm(want ? want : 1);
