@@ -11,6 +11,7 @@ export {
   TCB_STATUSES,
   verifyCollateral,
 } from './collateral.js';
+export { referenceToCorim, signCorim } from './corim.js';
 export { asSha384, extend, type Sha384, sha384, sha384FromHex, ZERO_SHA384 } from './digest.js';
 export { MeasureError, type MeasureErrorCode } from './errors.js';
 export { checkEventData, type DataCheck } from './event-data.js';
