@@ -206,8 +206,12 @@ static void handle_exit(struct vcpu *v) {
   case X_MSR: msr_exit(v); break;
   case X_IOIO: io_exit(v); break;
   case X_HLT: ve_instruction(v, VE_HLT, 12, 0, 1); break;
-  case X_INVD: ve_instruction(v, VE_OTHER, 13, 0, 2); break;
-  case X_WBINVD: ve_instruction(v, VE_OTHER, 54, 0, 2); break;
+  case X_INVD: case X_WBINVD: { // QEMU mixes them up
+    u8 b[2] = { 0 };
+    td_fetch(v, m->rip, b, 2);
+    ve_instruction(v, VE_OTHER, b[1] == 8 ? 13 : 54, 0, 2);
+    break;
+  }
   case X_MONITOR: ve_instruction(v, VE_OTHER, 39, 0, 3); break;
   case X_MWAIT: ve_instruction(v, VE_OTHER, 36, 0, 3); break;
   case X_RSM: case X_INVLPGA: case X_VMRUN ... X_SKINIT: inject_exception(v, 6, false, 0); break;

@@ -15,10 +15,10 @@ reset_entry:
   movl %ecx, %ebp
   testl %esi, %esi
   jnz 3f
-  movl $(TABLES + 0x1003), TABLES
-  movl $(TABLES + 0x2003), TABLES + 8
+  movl $(TABLES + 0x1007), TABLES
+  movl $(TABLES + 0x2007), TABLES + 8
   movl $0, %ecx
-  movl $(TABLES + 0x3003), %eax
+  movl $(TABLES + 0x3007), %eax
 1: movl %eax, TABLES + 0x1000(,%ecx,8)
   leal 0x4000(%eax), %edx
   movl %edx, TABLES + 0x2000(,%ecx,8)
@@ -29,7 +29,7 @@ reset_entry:
   leal -33(%ebx), %ecx           // the shared bit in the upper half of an entry
   movl $1, %edx
   shll %cl, %edx
-  movl $0x83, %eax
+  movl $0x87, %eax
   xorl %ecx, %ecx
 2: movl %eax, TABLES + 0x3000(,%ecx,8)
   movl %eax, TABLES + 0x7000(,%ecx,8)
@@ -61,8 +61,10 @@ reset_entry:
   .balign 16
 gdt:
   .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff, 0x00cff3000000ffff // code, data, user code, user data
+tss_descriptor:
+  .quad 0, 0                     // vCPU 0's task state, filled in by C
 gdt_pointer:
-  .word 39
+  .word 55
   .long gdt
 
   // TDVF metadata: the GUIDed table is read backwards from -50
@@ -89,6 +91,10 @@ metadata:
   .org 0xff0
   .byte 0xe9
   .long reset_entry - (. + 4)
+  .org 0xff8
+  .globl payload_mode            // the runner writes here which test this is
+payload_mode:
+  .long 0
   .org 0x1000
 
   .section .text.entry, "ax"
@@ -162,6 +168,40 @@ tdcall_raw:
   popq %rbp
   popq %rbx
   ret
+
+// u64 ring3(code, stack): runs `code` in ring 3 until its exception; trap() comes back here through ring3_back.
+  .globl ring3, ring3_back
+ring3:
+  pushq %rbx
+  pushq %rbp
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, ring3_rsp
+  pushq $0x23
+  pushq %rsi
+  pushq $2
+  pushq $0x1b
+  pushq %rdi
+  iretq
+ring3_back:
+  movq ring3_rsp, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbp
+  popq %rbx
+  ret
+  .data
+  .globl gdt_at
+  .balign 8
+gdt_at: .quad gdt
+  .bss
+  .balign 8
+ring3_rsp: .quad 0
+  .text
 
 // Exceptions and interrupts: trap(vector, frame), where frame is error, RIP, CS, RFLAGS, RSP, SS, preceded by the
 // saved registers rax rcx rdx rsi rdi r8 r9 r10 r11 (frame[-1]: vector, frame[-10]..frame[-2]: r11..rax).
