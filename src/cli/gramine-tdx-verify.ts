@@ -19,7 +19,8 @@ import {
   type Verdict,
   verifyQuote,
 } from '../measure/index.js';
-import { fetchCollateral, readBytes, readCollateral, readQuote, readText } from './measure-io.js';
+import { collateralToJson, fetchCollateral, readBytes, readCollateral, readQuote, readText } from './measure-io.js';
+import { writeFile } from './measure-output.js';
 
 interface Options {
   readonly quote: string;
@@ -30,6 +31,7 @@ interface Options {
   readonly nonce?: string;
   readonly collateral?: string;
   readonly pccs?: string;
+  readonly saveCollateral?: string;
   readonly trustRoot?: string;
   readonly at?: string;
   readonly accept?: readonly string[];
@@ -42,7 +44,12 @@ const USAGE = 2;
 const UNDECIDED = 3;
 /** What is missing or broken on our side of the table: nothing was learned of the quote. */
 const UNDECIDED_CODES = new Set(['collateral', 'usage']);
-const STATUSES: readonly string[] = [...TCB_STATUSES, 'RelaunchAdvised', 'RelaunchAdvisedConfigurationNeeded'];
+/** What --accept may name: a revoked platform is never trusted. */
+const STATUSES: readonly string[] = [
+  ...TCB_STATUSES.filter((s) => s !== 'Revoked'),
+  'RelaunchAdvised',
+  'RelaunchAdvisedConfigurationNeeded',
+];
 
 async function main(): Promise<number> {
   const command = new Command('gramine-tdx-verify')
@@ -55,6 +62,7 @@ async function main(): Promise<number> {
     .option('--nonce <file>', 'the same, from a file')
     .option('--collateral <path>', 'folder or JSON file with TCB info, QE identity, CRLs and their chains')
     .option('--pccs <url>', 'fetch the collateral from a PCCS; without it nothing is fetched')
+    .option('--save-collateral <file>', 'keep what --pccs gave, for --collateral')
     .option('--trust-root <pem>', 'trust this root instead of Intel’s (simulated TDs)')
     .option('--at <time>', 'judge at this time, such as 2026-01-31T00:00:00Z (default: now)')
     .option('--accept <status>', 'also accept this TCB status (repeatable)', (s: string, l: readonly string[] = []) => [
@@ -130,12 +138,14 @@ function parseStatus(text: string): TcbStatus {
   if (!STATUSES.includes(text))
     throw new MeasureError(
       'usage',
-      `--accept: ${JSON.stringify(text)} is not a TCB status; known: ${STATUSES.join(', ')}`,
+      `--accept: ${JSON.stringify(text)} is not a TCB status that can be accepted; these can: ${STATUSES.join(', ')}`,
     );
   return text as TcbStatus;
 }
 
 function expectedReportData(options: Options): Uint8Array | undefined {
+  if (options.referenceKey !== undefined && options.reference === undefined)
+    throw new MeasureError('usage', '--reference-key belongs to --reference');
   if (options.reportData !== undefined && options.nonce !== undefined)
     throw new MeasureError('usage', '--report-data and --nonce say the same thing: give one');
   if (options.reportData !== undefined) return reportDataFromHex(options.reportData);
@@ -143,11 +153,17 @@ function expectedReportData(options: Options): Uint8Array | undefined {
 }
 
 async function collateralFor(options: Options, quote: Uint8Array) {
-  if (options.collateral !== undefined) return readCollateral(options.collateral);
-  if (options.pccs === undefined)
+  if (options.pccs === undefined) {
+    if (options.saveCollateral !== undefined) throw new MeasureError('usage', '--save-collateral belongs to --pccs');
+    if (options.collateral !== undefined) return readCollateral(options.collateral);
     throw new MeasureError('usage', 'no collateral: give --collateral PATH, or --pccs URL to fetch it');
+  }
+  if (options.collateral !== undefined)
+    throw new MeasureError('usage', '--collateral and --pccs say the same thing: give one');
   const { fmspc, ca } = pckPlatform(parseQuote(quote));
-  return fetchCollateral(options.pccs, fmspc, ca);
+  const collateral = await fetchCollateral(options.pccs, fmspc, ca);
+  if (options.saveCollateral !== undefined) writeFile(options.saveCollateral, collateralToJson(collateral));
+  return collateral;
 }
 
 function printJson(verdict: Verdict, checks: readonly AppraisalCheck[], trusted: boolean): void {

@@ -37,9 +37,9 @@ const FILES = {
   pckChain: ['pck_chain.pem', 'pckSignChain.pem'],
 } as const;
 
-/** Collateral from a folder of files, or from one JSON file of strings. Errors: `usage`, `malformed`. */
+/** Collateral from a folder of files, or from one JSON file of strings. Errors: `collateral`, `malformed`. */
 export function readCollateral(path: string): Collateral {
-  if (!existsSync(path)) throw new MeasureError('usage', `collateral: ${path} does not exist`);
+  if (!existsSync(path)) throw new MeasureError('collateral', `collateral: ${path} does not exist`);
   return statSync(path).isDirectory() ? fromFolder(path) : fromJson(readText(path, 'collateral'), path);
 }
 
@@ -48,7 +48,8 @@ function fromFolder(folder: string): Collateral {
     FILES[key].map((f) => join(folder, f)).find((f) => existsSync(f));
   const need = (key: keyof typeof FILES): string => {
     const found = find(key);
-    if (found === undefined) throw new MeasureError('usage', `collateral: ${folder} has no ${FILES[key].join(' or ')}`);
+    if (found === undefined)
+      throw new MeasureError('collateral', `collateral: ${folder} has no ${FILES[key].join(' or ')}`);
     return found;
   };
   const chain = find('pckChain');
@@ -68,11 +69,11 @@ function fromJson(text: string, path: string): Collateral {
   try {
     value = JSON.parse(text) as Record<string, unknown>;
   } catch (cause) {
-    throw new MeasureError('malformed', `collateral: ${path} is not JSON`, undefined, { cause });
+    throw new MeasureError('collateral', `collateral: ${path} is not JSON`, undefined, { cause });
   }
   const need = (key: string): string => {
     const v = value[key];
-    if (typeof v !== 'string') throw new MeasureError('malformed', `collateral: ${path} has no text "${key}"`);
+    if (typeof v !== 'string') throw new MeasureError('collateral', `collateral: ${path} has no text "${key}"`);
     return v;
   };
   const signed = (key: string, what: string): SignedJson => signedJson(need(key), need(`${key}_signature`), what);
@@ -87,31 +88,40 @@ function fromJson(text: string, path: string): Collateral {
   };
 }
 
-/** Collateral from a PCCS, or Intel's PCS, for one platform. `base` like https://host:8081. Errors: `collateral`. */
+const MAX_ANSWER_BYTES = 8 << 20;
+const TIMEOUT_MS = 30_000;
+
+/**
+ * Collateral from a PCCS, or Intel's PCS, for one platform. `base` like https://host:8081, with or without the path that
+ * Intel's clients write behind it. Errors: `usage` (no URL), `collateral`.
+ */
 export async function fetchCollateral(base: string, fmspc: string, ca: 'platform' | 'processor'): Promise<Collateral> {
-  const get = async (path: string): Promise<{ body: Uint8Array; headers: Headers }> => {
-    const url = new URL(path, base.endsWith('/') ? base : `${base}/`);
-    let response: Response;
+  const root = base.replace(/\/(?:sgx|tdx)\/certification\/v[0-9]+\/?$/, '').replace(/\/*$/, '/');
+  if (!URL.canParse(root) || !/^https?:$/.test(new URL(root).protocol))
+    throw new MeasureError('usage', `--pccs: ${JSON.stringify(base)} is not a URL like https://localhost:8081`);
+  const get = async (path: string): Promise<{ url: URL; body: Uint8Array; headers: Headers }> => {
+    const url = new URL(path, root);
     try {
-      response = await fetch(url, { signal: AbortSignal.timeout(30_000), redirect: 'error' });
+      const response = await fetch(url, { signal: AbortSignal.timeout(TIMEOUT_MS), redirect: 'error' });
+      if (!response.ok) throw new MeasureError('collateral', `${url}: answered ${response.status}`);
+      return { url, body: await limitedBody(response), headers: response.headers };
     } catch (cause) {
-      throw new MeasureError(
-        'collateral',
-        `${url}: ${cause instanceof Error ? cause.message : 'no answer'}`,
-        undefined,
-        { cause },
-      );
+      if (cause instanceof MeasureError) throw cause;
+      const inner = cause instanceof Error && cause.cause instanceof Error ? cause.cause : cause;
+      const why = inner instanceof Error ? inner.message : 'no answer';
+      throw new MeasureError('collateral', `${url}: ${why}`, undefined, { cause });
     }
-    if (!response.ok) throw new MeasureError('collateral', `${url}: answered ${response.status}`);
-    return { body: new Uint8Array(await response.arrayBuffer()), headers: response.headers };
   };
-  const chainOf = (headers: Headers, ...names: string[]): string => {
-    const value = names.map((n) => headers.get(n)).find((v) => v !== null);
-    if (value === undefined || value === null)
-      throw new MeasureError('collateral', `the answer has no header ${names.join(' or ')}`);
-    return decodeURIComponent(value);
+  const chainOf = (answer: { url: URL; headers: Headers }, ...names: string[]): string => {
+    const value = names.map((n) => answer.headers.get(n)).find((v) => v !== null) ?? '';
+    try {
+      if (value !== '') return decodeURIComponent(value);
+    } catch {
+      // said below
+    }
+    throw new MeasureError('collateral', `${answer.url}: no certificate chain in the header ${names.join(' or ')}`);
   };
-  const [tcb, qe, crl, root] = await Promise.all([
+  const [tcb, qe, crl, rootCrl] = await Promise.all([
     get(`tdx/certification/v4/tcb?fmspc=${fmspc}`),
     get('tdx/certification/v4/qe/identity'),
     get(`sgx/certification/v4/pckcrl?ca=${ca}&encoding=der`),
@@ -120,11 +130,48 @@ export async function fetchCollateral(base: string, fmspc: string, ca: 'platform
   const text = (b: Uint8Array): string => Buffer.from(b).toString('utf8');
   return {
     tcbInfo: splitSignedJson(text(tcb.body), 'tcbInfo'),
-    tcbInfoChain: chainOf(tcb.headers, 'TCB-Info-Issuer-Chain', 'SGX-TCB-Info-Issuer-Chain'),
+    tcbInfoChain: chainOf(tcb, 'TCB-Info-Issuer-Chain', 'SGX-TCB-Info-Issuer-Chain'),
     qeIdentity: splitSignedJson(text(qe.body), 'enclaveIdentity'),
-    qeIdentityChain: chainOf(qe.headers, 'SGX-Enclave-Identity-Issuer-Chain'),
-    rootCrl: root.body,
+    qeIdentityChain: chainOf(qe, 'SGX-Enclave-Identity-Issuer-Chain'),
+    rootCrl: rootCrl.body,
     pckCrl: crl.body,
-    pckChain: chainOf(crl.headers, 'SGX-PCK-CRL-Issuer-Chain'),
+    pckChain: chainOf(crl, 'SGX-PCK-CRL-Issuer-Chain'),
   };
+}
+
+async function limitedBody(response: Response): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const part of response.body ?? []) {
+    length += part.length;
+    if (length > MAX_ANSWER_BYTES)
+      throw new MeasureError('collateral', `${response.url}: the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    parts.push(part);
+  }
+  return new Uint8Array(Buffer.concat(parts));
+}
+
+/** The one JSON file of strings that --collateral reads. */
+export function collateralToJson(c: Collateral): string {
+  const hex = (data: Uint8Array): string => Buffer.from(data).toString('hex');
+  const text = (data: Uint8Array | string): string =>
+    typeof data === 'string' ? data : Buffer.from(data).toString('latin1');
+  // DER, or the hexadecimal text that some servers answer: the reader takes either, as hexadecimal of what came.
+  const crl = (data: Uint8Array | string): string =>
+    typeof data === 'string' ? data : data[0] === 0x30 ? hex(data) : text(data).trim();
+  return `${JSON.stringify(
+    {
+      tcb_info: c.tcbInfo.text,
+      tcb_info_signature: hex(c.tcbInfo.signature),
+      tcb_info_issuer_chain: text(c.tcbInfoChain),
+      qe_identity: c.qeIdentity.text,
+      qe_identity_signature: hex(c.qeIdentity.signature),
+      qe_identity_issuer_chain: text(c.qeIdentityChain),
+      root_ca_crl: crl(c.rootCrl),
+      pck_crl: crl(c.pckCrl),
+      ...(c.pckChain === undefined ? {} : { pck_crl_issuer_chain: text(c.pckChain) }),
+    },
+    null,
+    2,
+  )}\n`;
 }

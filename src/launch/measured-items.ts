@@ -4,6 +4,7 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { type MeasuredItems, MeasureError, parseTdvf } from '../measure/index.js';
+import { DEFAULT_TD_CPUS } from './launch.js';
 import { parseEnv } from './options.js';
 import { KERNEL_IMAGE } from './paths.js';
 import { makePlan } from './plan.js';
@@ -14,7 +15,7 @@ export interface MeasureRequest {
   readonly args: readonly string[];
   /** NAME=VALUE, as on the command line. */
   readonly env: readonly string[];
-  readonly cpus: number;
+  readonly cpus: number | undefined;
   readonly memoryBytes: bigint | undefined;
   readonly kernelImage: string | undefined;
 }
@@ -39,7 +40,7 @@ export async function measuredItems(request: MeasureRequest): Promise<MeasuredLa
     outbound: [],
     memoryBytes: request.memoryBytes,
   });
-  const vm = { cpus: request.cpus, memoryBytes: plan.memoryBytes };
+  const vm = { cpus: request.cpus ?? plan.cpus ?? DEFAULT_TD_CPUS, memoryBytes: plan.memoryBytes };
   const notes: string[] = [];
   const image = launchImage(request.kernelImage ?? KERNEL_IMAGE, notes);
   return {

@@ -11,7 +11,8 @@ export type MeasureErrorCode =
   | 'mismatch' // two things that must agree do not
   | 'signature' // a signature does not verify
   | 'certificate' // a certificate, chain or revocation list is wrong, expired or revoked
-  | 'collateral' // TCB info, QE identity or their status do not carry the decision
+  | 'collateral' // missing, expired, or for another platform: nothing was learned of the quote
+  | 'tcb' // the platform, its quoting enclave or its module is below every level that the collateral knows
   | 'usage'; // the caller's options contradict each other
 
 /** Thrown by every function of the measure room for bad input. `offset` is in bytes from the start of `what`. */

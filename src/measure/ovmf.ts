@@ -57,7 +57,7 @@ export interface OvmfParts {
   readonly acpi?: readonly [Uint8Array, Uint8Array, Uint8Array];
   /** Values of Boot0000, Boot0001 and so on; BootOrder lists them all. */
   readonly bootOptions?: readonly Uint8Array[];
-  /** Register of the separator before the boot option starts: RTMR1 since edk2-stable202308, RTMR0 before. */
+  /** Register of the separator before the boot option starts: RTMR1, or RTMR0 with older firmware. */
   readonly bootSeparator: 'rtmr0' | 'rtmr1';
   /** QEMU's -kernel, or else: */
   readonly direct?: DirectBootParts;

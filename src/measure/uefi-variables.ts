@@ -183,9 +183,9 @@ export function bootOption(o: FirmwareApplication): Uint8Array {
 const DXE_VOLUME = '7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1';
 /** Boot options that OVMF makes for itself, by the name that the command line uses. */
 export const FIRMWARE_APPLICATIONS = {
-  /** The only one until edk2-stable202411. */
+  /** The only one before edk2-stable202505. */
   UiApp: { attributes: 0x109, description: 'UiApp', volume: DXE_VOLUME, file: '462caa21-7614-4503-836e-8ab6f4662331' },
-  /** Both since edk2-stable202505. */
+  /** This and the next since edk2-stable202505. */
   BootManagerMenuApp: {
     attributes: 0x109,
     description: 'BootManagerMenuApp',

@@ -3,7 +3,7 @@
 // The judgement of a TDX quote, in the order of Intel's verification library: certificates and revocation, TDX module
 // identity, quoting enclave, attestation key, quote signature, TCB level. A quote that passes proves that a TD with these
 // registers ran on a genuine platform with the TCB status that is returned; whether that status and those registers are
-// acceptable is the policy's word (src/measure/policy.ts). Source: Intel SGX-TDX DCAP Quote Verification Library.
+// acceptable is the appraisal's word (src/measure/reference.ts). Source: Intel SGX-TDX DCAP Quote Verification Library.
 
 import { createHash } from 'node:crypto';
 import { equalBytes, isZero, toHex } from './bytes.js';
@@ -54,7 +54,7 @@ export interface Verdict {
 
 /**
  * Verifies a quote. Returns a verdict only when every signature and identity holds; any TCB status is returned, not judged.
- * Errors: `certificate`, `signature`, `mismatch`, `collateral`, and those of parsing.
+ * Errors: `certificate`, `signature`, `mismatch`, `tcb`, `collateral`, and those of parsing.
  */
 export function verifyQuote(bytes: Uint8Array, options: VerifyOptions): Verdict {
   const anchor = options.anchor ?? { point: INTEL_ROOT_PUBLIC_KEY };
@@ -77,13 +77,13 @@ export function verifyQuote(bytes: Uint8Array, options: VerifyOptions): Verdict 
   const platform = parsePckExtension(pck);
   if (!equalBytes(platform.fmspc, tcbInfo.fmspc)) {
     throw new MeasureError(
-      'mismatch',
+      'collateral',
       `TCB info is for FMSPC ${toHex(tcbInfo.fmspc)}, the platform has ${toHex(platform.fmspc)}`,
     );
   }
   if (!equalBytes(platform.pceId, tcbInfo.pceId)) {
     throw new MeasureError(
-      'mismatch',
+      'collateral',
       `TCB info is for PCEID ${toHex(tcbInfo.pceId)}, the platform has ${toHex(platform.pceId)}`,
     );
   }
@@ -168,8 +168,7 @@ function checkTdxModule(
   const generation = svn[1] ?? 0;
   const id = `TDX_${generation.toString(16).padStart(2, '0').toUpperCase()}`;
   const identity = generation > 0 ? tcbInfo.tdxModuleIdentities?.find((m) => m.id.toUpperCase() === id) : undefined;
-  if (generation > 0 && !identity)
-    throw new MeasureError('collateral', `TCB info has no identity for the TDX module ${id}`);
+  if (generation > 0 && !identity) throw new MeasureError('tcb', `TCB info has no identity for the TDX module ${id}`);
   const wanted = identity ?? tcbInfo.tdxModule;
   if (!equalBytes(quote.body.mrSignerSeam, wanted.mrsigner))
     throw new MeasureError('mismatch', 'TDX module: MRSIGNERSEAM is not the identity’s signer');
@@ -210,7 +209,7 @@ function maskedEqual(value: Uint8Array, mask: Uint8Array, wanted: Uint8Array): b
 /** The first level whose ISVSVN is at or below the one that runs. */
 function enclaveLevel(levels: QeIdentity['tcbLevels'], isvSvn: number, what: string): Level {
   const found = levels.find((l) => l.tcb.isvsvn <= isvSvn);
-  if (!found) throw new MeasureError('collateral', `${what}: no TCB level at or below ISVSVN ${isvSvn}`);
+  if (!found) throw new MeasureError('tcb', `${what}: no TCB level at or below ISVSVN ${isvSvn}`);
   return { status: found.tcbStatus, date: found.tcbDate, advisories: found.advisoryIDs ?? [] };
 }
 
@@ -226,7 +225,7 @@ function matchTcbLevel(platform: PckTcb, teeTcbSvn: Uint8Array, tcbInfo: TcbInfo
   );
   if (!reached) {
     throw new MeasureError(
-      'collateral',
+      'tcb',
       `no TCB level matches: platform components ${platform.components.join(' ')}, PCESVN ${platform.pceSvn}, TEE_TCB_SVN ${toHex(teeTcbSvn)}`,
     );
   }

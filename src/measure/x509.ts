@@ -270,7 +270,8 @@ export interface ChainOptions {
 
 /**
  * Checks a chain, leaf first: signatures, CA flags, validity at a time, revocation, and that the last certificate's key is
- * the pinned root's. Every CA of the chain must have a list among `crls`. Errors: `certificate`.
+ * the pinned root's. Every CA of the chain must have a list among `crls`. Errors: `certificate`; `collateral` for a list that is missing or
+ * expired.
  */
 export function verifyChain(chain: readonly Certificate[], options: ChainOptions): void {
   const { anchor, at, crls, what } = options;
@@ -288,7 +289,7 @@ export function verifyChain(chain: readonly Certificate[], options: ChainOptions
     if (!isSignedBy(c, issuer)) fail(`the signature of "${name}" does not verify`);
     if (i > 0 && !c.x509.ca) fail(`"${name}" is not a CA`);
     const crl = crls.find((l) => equalBytes(l.issuer, issuer.subject));
-    if (!crl) fail(`no revocation list of the issuer of "${name}"`);
+    if (!crl) throw new MeasureError('collateral', `${what}: no revocation list of the issuer of "${name}"`);
     verifyCrl(crl, issuer, at, what);
     if (crl.revoked.has(c.serial)) fail(`"${name}" (serial ${c.serial}) is revoked`);
   }
@@ -311,7 +312,7 @@ function verifyCrl(crl: Crl, issuer: Certificate, at: number, what: string): voi
   else throw new MeasureError('certificate', `${what}: the revocation list's signature does not verify`);
   if (at < crl.thisUpdate || at > crl.nextUpdate) {
     throw new MeasureError(
-      'certificate',
+      'collateral',
       `${what}: the revocation list is valid ${isoTime(crl.thisUpdate)} to ${isoTime(crl.nextUpdate)}, judged at ${isoTime(at)}`,
     );
   }
