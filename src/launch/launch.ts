@@ -268,7 +268,7 @@ class Run {
         rows: rows ?? 24,
         cols: columns ?? 80,
         logLevel: this.request.kernelLogLevel,
-        leaves: this.plan.leaves,
+        ...this.plan.hints,
       },
     });
   }

@@ -19,6 +19,7 @@ import {
   parseSize,
 } from '../manifest/index.js';
 import { fromErrno, LaunchError } from './errors.js';
+import { type HostHints, hintsFor } from './hints.js';
 import { MIN_MEMORY_BYTES, type Publication, type Volume } from './options.js';
 import { buildZeroConfig } from './zero-config.js';
 
@@ -38,7 +39,8 @@ export interface Plan {
   readonly manifest: unknown;
   readonly policy: Policy;
   readonly invocation: { readonly argv: readonly Uint8Array[]; readonly env: readonly Uint8Array[] };
-  readonly leaves: ReadonlyMap<string, string>;
+  /** What the kernel is told besides, which nothing trusts. */
+  readonly hints: HostHints;
   readonly memoryBytes: bigint;
   /** As the manifest wishes. */
   readonly cpus?: number | undefined;
@@ -64,11 +66,12 @@ function planWithout(request: PlanRequest): Plan {
     publish: request.publish.map(({ guestPort, protocol }) => [guestPort, protocol]),
     cache,
   });
+  const policy = asLaunchError(() => compilePolicy(manifest), 'the manifest made for this run');
   return {
     manifest,
-    policy: asLaunchError(() => compilePolicy(manifest), 'the manifest made for this run'),
+    policy,
     invocation: { argv: [], env: [] },
-    leaves,
+    hints: hintsFor(policy, process.cwd(), cache, leaves),
     memoryBytes: request.memoryBytes ?? DEFAULT_MEMORY_BYTES,
     summary,
     warnings,
@@ -82,16 +85,18 @@ function planWith(request: PlanRequest, path: string): Plan {
   addToManifest(manifest, request);
   const policy = asLaunchError(() => compileManifest(parsed), path);
   const machine = asLaunchError(() => machineOf(parsed), path);
+  refuseUnlistedPorts(manifest, policy, request, path);
+  const cache = new FileCache(cacheFileFor(`launch ${resolve(path)}`));
   return {
     manifest,
     policy,
     invocation: { argv: argumentsFor(policy, request, path), env: environmentFor(policy, request, path) },
-    leaves: new Map(),
+    hints: hintsFor(policy, process.cwd(), cache),
     memoryBytes: request.memoryBytes ?? machine.memoryBytes ?? memoryOf(manifest) ?? DEFAULT_MEMORY_BYTES,
     cpus: machine.cpus,
     summary: `${policy.entrypoint} as ${path} says`,
     warnings: [],
-    remember: () => {},
+    remember: () => cache.save(),
   };
 }
 
@@ -152,6 +157,21 @@ function addToManifest(manifest: Mutable, request: PlanRequest): void {
     'read_only',
     request.volumes.filter(({ writable }) => !writable).map(({ guest }) => guest),
   );
+}
+
+/** Where the manifest lists the ports that the program serves, -p opens no others; Gramine's manifests list none. */
+function refuseUnlistedPorts(manifest: Mutable, policy: Policy, request: PlanRequest, path: string): void {
+  const net = (manifest.tdx as Mutable | undefined)?.net as Mutable | undefined;
+  if (net?.publish === undefined) return;
+  const listed = policy.net.publish.map(([port, protocol]) => `${port}/${protocol}`);
+  for (const { hostPort, guestPort, protocol } of request.publish) {
+    if (listed.includes(`${guestPort}/${protocol}`)) continue;
+    throw new LaunchError(
+      'usage',
+      `--publish ${hostPort}:${guestPort}/${protocol}: ${path} does not list guest port ${guestPort}/${protocol}; ` +
+        `tdx.net.publish has ${listed.length === 0 ? 'none' : listed.join(', ')}. Add it there, or publish one of those.`,
+    );
+  }
 }
 
 function argumentsFor(policy: Policy, request: PlanRequest, path: string): Uint8Array[] {

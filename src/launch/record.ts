@@ -28,14 +28,18 @@ export interface LaunchRecord {
     readonly hostname?: string;
     /** Leaf lists (base64) by hex SHA-256; files that are not in it get zeroes and the kernel reads them whole. */
     readonly leaves?: ReadonlyMap<string, string>;
+    /** Modification times (hints.ts). */
+    readonly times?: Uint8Array;
+    /** Lines of resolv.conf. */
+    readonly resolv?: string;
   };
 }
 
-/** The record's bytes; the leaf lists are left out when they would not fit beside the policy. */
+/** The record's bytes; leaf lists and times are left out when they would not fit beside the policy. */
 export function encodeRecord(record: LaunchRecord): Uint8Array {
   const { host } = record;
   const fixed = encodeMeasured(record);
-  const hints = (leaves: Uint8Array | undefined) =>
+  const hints = (leaves?: Uint8Array, times?: Uint8Array) =>
     encodeCbor({
       time: host.timeNs,
       tty: host.tty,
@@ -44,11 +48,13 @@ export function encodeRecord(record: LaunchRecord): Uint8Array {
       log: host.logLevel,
       hostname: host.hostname,
       leaves,
+      times,
+      resolv: host.resolv,
     });
   const limit = CFV_BYTES - CFV_HEADER_BYTES;
-  const whole = join(fixed, hints(joinLeaves(record)));
+  const whole = join(fixed, hints(joinLeaves(record), host.times));
   if (whole.length <= limit) return whole;
-  const without = join(fixed, hints(undefined));
+  const without = join(fixed, hints());
   if (without.length <= limit) return without;
   throw new LaunchError(
     'policy-too-large',

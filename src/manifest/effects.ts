@@ -39,6 +39,8 @@ export const ENFORCED_BY: Readonly<Record<string, Enforcer>> = {
   'sys.stack.size': { policy: 'limits.stack' },
   'sys.brk.max_size': { policy: 'limits.brk' },
   'sys.fds.limit': { policy: 'limits.fds' },
+  'sys.enable_extra_runtime_domain_names_conf': { policy: 'flags.domain_names' },
+  'sys.enable_sigterm_injection': { policy: 'flags.sigterm' },
   'sys.disallow_subprocesses': { policy: 'flags.subprocesses' },
   'sys.debug__mock_syscalls': { policy: 'mock' },
   'sys.debug__mock_syscalls[].name': { policy: 'mock' },
@@ -56,6 +58,7 @@ export const ENFORCED_BY: Readonly<Record<string, Enforcer>> = {
   'tdx.file_check_policy': { policy: 'check' },
   'tdx.remote_attestation': { policy: 'attestation' },
   'tdx.read_only': { policy: 'mounts.rw' },
+  'tdx.net.publish': { launcher: '-p opens no others' },
   'tdx.net.outbound': { launcher: 'its bridge connects nowhere else' },
 };
 

@@ -227,20 +227,31 @@ const gramineShape = {
       ),
       enable_extra_runtime_domain_names_conf: key(
         bool,
+        'enforced',
+        'the host’s name, and /etc/resolv.conf from the host’s: nameserver, search, options edns0, inet6, rotate, use-vc',
+        { default: 'false' },
+      ),
+      enable_sigterm_injection: key(
+        bool,
+        'enforced',
+        'SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 sent to the launcher reach the program; else the first three end it',
+        { default: 'false' },
+      ),
+      disallow_subprocesses: key(bool, 'enforced', 'fork and its like fail with EPERM', { default: 'false' }),
+      insecure__allow_eventfd: key(
+        bool,
         'none',
-        'no files are made up here: mount /etc/resolv.conf and its like',
+        'eventfd always works: it is the kernel’s own, where Gramine asks the host',
         {
           default: 'false',
         },
       ),
-      enable_sigterm_injection: key(bool, 'none', 'SIGTERM sent to the launcher always reaches the program', {
-        default: 'false',
-      }),
-      disallow_subprocesses: key(bool, 'enforced', 'fork and its like fail with EPERM', { default: 'false' }),
-      insecure__allow_eventfd: key(bool, 'none', 'eventfd is the kernel’s own here and always safe', {
-        default: 'false',
-      }),
-      experimental__enable_flock: key(bool, 'none', 'flock always works here', { default: 'false' }),
+      experimental__enable_flock: key(
+        bool,
+        'none',
+        'flock always works: locks are the kernel’s own, and the launcher runs one guest',
+        { default: 'false' },
+      ),
       debug__mock_syscalls: key(
         list(
           table({
@@ -371,12 +382,10 @@ const tdxTable = table({
   }),
   net: key(
     table({
-      publish: key(
-        list(str),
-        'none',
-        'guest ports that the program serves, such as "6379/tcp": a note to whoever runs it; -p opens ports',
-        { default: '[]', range: '1 to 65535, "/tcp" (default) or "/udp"' },
-      ),
+      publish: key(list(str), 'enforced', 'guest ports that the program serves, such as "6379/tcp"; -p opens these', {
+        default: 'any',
+        range: '1 to 65535, "/tcp" (default) or "/udp"',
+      }),
       outbound: key(list(str), 'enforced', 'where the program may connect: "HOST:PORT", either may be "*"', {
         default: '[]',
       }),

@@ -18,6 +18,7 @@ struct trusted_node {
   bool has_meta; u64 size; u32 mode; u8 root[32];
   const char *target; u32 target_len;                      // link
   const u8 *leaves; u64 leaf_count;                         // hint from the host, not yet checked; NULL
+  u64 mtime_ns;                                             // the host's word, which nothing can check; 0: not given
   void *state;                                              // fs room: verification state
   u32 id;                                                   // unique, for inode numbers
 };
@@ -42,7 +43,8 @@ struct policy {
 extern struct policy policy;
 struct invocation { char **argv; u32 argc; char **env; u32 envc; };
 extern struct invocation invocation;
-struct host_hints { u64 time_ns; bool tty; u16 rows, cols; char hostname[65]; };
+// hostname and resolv_conf only where the policy asks for them (sys.enable_extra_runtime_domain_names_conf).
+struct host_hints { u64 time_ns; bool tty; u16 rows, cols; char hostname[65]; char *resolv_conf; };
 extern struct host_hints host_hints;
 extern u64 vm_memory_bytes; extern u32 vm_cpus;
 

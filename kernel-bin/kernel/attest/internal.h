@@ -39,6 +39,8 @@ int parse_choice(struct parser *p, const char *const *names, unsigned n, unsigne
 int policy_parse(struct parser *p);                   // attest/policy.c
 int trusted_parse(struct parser *p);                  // attest/trusted.c
 void trusted_set_leaves(const u8 *leaves, size_t len);
+void trusted_set_times(const u8 *times, size_t len);
+int names_parse_resolv(struct parser *p);             // attest/names.c
 void measure_init(size_t boot_bytes);                 // room for the boot's events and more
 int keys_init(void);                                  // attest/keys.c
 int quote_init(void);                                 // attest/quote.c

@@ -16,7 +16,7 @@ u32 vm_cpus;
 
 static struct { struct extent policy, invocation, vm, host; } items;
 static struct parser parser; // too large for the stack
-static struct extent host_leaves;
+static struct extent host_leaves, host_times;
 static int host_log = -1;
 
 // Event types of the TCG PC Client profile: resources are platform configuration; the others are what gets loaded.
@@ -132,6 +132,9 @@ static int f_cols(struct parser *p) { return parse_u16(p, &host_hints.cols); }
 static int f_leaves(struct parser *p) {
   return cbor_bytes(&p->c, &host_leaves.start, &host_leaves.len) ? parse_fail(p, "not a byte string") : 0;
 }
+static int f_times(struct parser *p) {
+  return cbor_bytes(&p->c, &host_times.start, &host_times.len) ? parse_fail(p, "not a byte string") : 0;
+}
 static int f_host_log(struct parser *p) {
   u64 v;
   int err = parse_uint(p, LOG_ALL, &v);
@@ -150,7 +153,8 @@ static int f_hostname(struct parser *p) {
 static int host_parse(struct parser *p) {
   static const struct field fields[] = {
     { "time", f_time, false }, { "tty", f_tty, false }, { "rows", f_rows, false }, { "cols", f_cols, false },
-    { "leaves", f_leaves, true }, { "log", f_host_log, true }, { "hostname", f_hostname, true },
+    { "leaves", f_leaves, true }, { "times", f_times, true }, { "log", f_host_log, true },
+    { "hostname", f_hostname, true }, { "resolv", names_parse_resolv, true },
   };
   int err = parse_map(p, fields, ARRAY_SIZE(fields));
   return err ? err : parser_end(p);
@@ -177,6 +181,11 @@ void attest_init(void) {
   parse_or_stop(&items.host, "host", host_parse);
   if (keys_init()) host_fatal("no memory for the keys");
   trusted_set_leaves(host_leaves.start, host_leaves.len);
+  trusted_set_times(host_times.start, host_times.len);
+  if (!policy.domain_names) {
+    host_hints.hostname[0] = 0;
+    host_hints.resolv_conf = NULL;
+  }
   if (!host_hints.hostname[0]) strlcpy(host_hints.hostname, "gramine-tdx", sizeof(host_hints.hostname));
   // The log shows what the program does: in a TD the host may ask for less than the policy, never for more. Elsewhere
   // it is the user at this machine who asks, and the more talkative of both wishes counts.

@@ -168,6 +168,7 @@ struct timespec64 time_now_ts(void);
 struct super *tmpfs_create(u64 limit_bytes, u32 mode);
 struct file *tmpfs_memfd(const char *name, u32 flags);    // memfd_create, shm: ERR_PTR
 struct super *devfs_create(void);
+struct super *resolvconf_create(void);                    // /etc/resolv.conf from host_hints.resolv_conf; once. NULL
 struct super *attestfs_create(void);                      // /dev/attestation; once. NULL
 // A device node under /dev: drv and net rooms add theirs.
 int __must_check devfs_add(const char *name, u32 mode, u64 rdev, const struct file_ops *fops, void *priv);

@@ -16,7 +16,7 @@
 #include "fs/hostfs.h"
 
 #define TRUSTED_INO BIT(48)          // ids of trusted nodes lie above every number taken from the host
-#define TRUSTED_TIME 315532800       // 1980-01-01: the policy has no times; zip and others refuse earlier ones
+#define TRUSTED_TIME 315532800       // 1980-01-01, where the host gave no time: zip and others refuse earlier ones
 #define LINKS_MAX 16
 
 static const struct inode_ops dir_inode_ops, file_inode_ops, link_inode_ops;
@@ -65,6 +65,10 @@ void hnode_forget_later(u64 nodeid, u64 lookups) {
 
 // --- nodes and inodes
 
+// Times of a trusted file are the host's word, taken once: the policy has none, and Python compares those of its sources
+// with what its compiled files say.
+static void set_times(struct inode *i, s64 sec, s64 nsec) { i->atime = i->mtime = i->ctime = (struct timespec64){ sec, nsec }; }
+
 static struct hnode *hnode_create(struct super *s, u32 mode, enum host_right right, const struct trusted_node *t, bool allowed,
                                   struct inode *parent, char *path) {
   struct hnode *h = kzalloc(sizeof(*h));
@@ -90,7 +94,8 @@ static struct hnode *hnode_create(struct super *s, u32 mode, enum host_right rig
   if (S_ISDIR(mode)) i->nlink = 2;
   i->uid = policy.uid; // what comes from the policy belongs to the program
   i->gid = policy.gid;
-  i->atime = i->mtime = i->ctime = (struct timespec64){ TRUSTED_TIME, 0 };
+  if (t && t->mtime_ns) set_times(i, (s64)(t->mtime_ns / NS_PER_SEC), (s64)(t->mtime_ns % NS_PER_SEC));
+  else set_times(i, TRUSTED_TIME, 0);
   if (t) i->ino = TRUSTED_INO + t->id;
   return h;
 }
@@ -387,6 +392,7 @@ static int lookup_trusted(struct inode *dir, struct dentry *d, const struct trus
   h->nodeid = e.nodeid;
   h->lookups = e.nodeid ? 1 : 0;
   if (t->kind == TRUSTED_FILE && t->has_meta) h->inode->size = t->size;
+  else if (t->kind == TRUSTED_FILE) set_times(h->inode, (s64)e.attr.mtime, e.attr.mtimensec);
   if (t->kind == TRUSTED_LINK) h->inode->size = t->target_len;
   d->inode = h->inode;
   return 0;
@@ -714,6 +720,8 @@ static int root_inode(struct super *s, const struct policy_mount *m, u32 index, 
       h->host_size = h->inode->size = e.attr.size;
       h->host_mtime_ns = attr_time_ns(e.attr.mtime, e.attr.mtimensec);
       hnode_attr(h->inode, &e);
+    } else if (t->kind == TRUSTED_FILE && !t->has_meta) {
+      set_times(h->inode, (s64)e.attr.mtime, e.attr.mtimensec);
     }
   } else if (e.nodeid) {
     hnode_forget_later(e.nodeid, 1);

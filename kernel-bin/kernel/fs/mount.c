@@ -224,4 +224,5 @@ void fs_init(void) {
     const struct policy_mount *pm = &policy.mounts[k];
     mount_must(pm->path, create_policy_super(pm, k), pm->uri ? pm->uri : "tmpfs");
   }
+  if (host_hints.resolv_conf) mount_must("/etc/resolv.conf", resolvconf_create(), "resolvconf");
 }

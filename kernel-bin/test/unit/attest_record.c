@@ -17,6 +17,7 @@ int tdx_vmcall_get_quote(phys_t shared, u64 len_bytes) { return -EINVAL; }
 #include "../../kernel/attest/parse.c"
 #include "../../kernel/attest/policy.c"
 #include "../../kernel/attest/trusted.c"
+#include "../../kernel/attest/names.c"
 #include "../../kernel/attest/record.c"
 #include "../../kernel/attest/measure.c"
 #include "../../kernel/attest/args.c"
@@ -46,7 +47,8 @@ static void put_boolean(bool b) { out[out_len++] = b ? 0xf5 : 0xf4; }
 static void put_texts(const char *const *list, unsigned n) { put_array(n); for (unsigned i = 0; i < n; i++) put_text(list[i]); }
 
 struct options { const char *from; const char *entry; bool env_all; bool meta; const char *check; bool unknown_key; bool missing_key; bool bad_mount;
-                 const char *argv; const char *env; bool tty; u64 log; const u8 *leaves; size_t leaves_len; u64 version; const char *uri; };
+                 const char *argv; const char *env; bool tty; u64 log; const u8 *leaves; size_t leaves_len; u64 version; const char *uri;
+                 const u8 *times; size_t times_len; bool names; const char *resolv; };
 static const struct options plain = { .from = "manifest", .entry = "/bin/x", .check = "strict", .version = 1, .uri = "/", .log = 9 };
 static const u8 digest[32] = { 1, 2, 3 };
 
@@ -76,7 +78,7 @@ static void write_policy(const struct options *o) {
   if (!o->missing_key) { put_text("mock"); put_array(1); put_array(2); put_text("getcpu"); put_head(1, 37); }
   put_text("check"); put_text(o->check);
   put_text("flags"); put_map(7); put_text("log"); put_uint(2); put_text("aslr"); put_boolean(true); put_text("flock"); put_boolean(false); put_text("eventfd"); put_boolean(true);
-    put_text("sigterm"); put_boolean(true); put_text("domain_names"); put_boolean(false); put_text("subprocesses"); put_boolean(true);
+    put_text("sigterm"); put_boolean(true); put_text("domain_names"); put_boolean(o->names); put_text("subprocesses"); put_boolean(true);
   put_text("limits"); put_map(3); put_text("brk"); put_uint(1 << 20); put_text("fds"); put_uint(900); put_text("stack"); put_uint(8 << 20);
   put_text("mounts"); put_array(2);
     put_map(4); put_text("rw"); put_boolean(true); put_text("uri"); put_text(o->uri); put_text("path"); put_text("/"); put_text("type"); put_text("chroot");
@@ -92,10 +94,12 @@ static size_t write_record(const struct options *o) {
   out_len = 16;
   put_map(4);
   put_text("vm"); put_map(2); put_text("cpus"); put_uint(2); put_text("memory"); put_uint(256 << 20);
-  put_text("host"); put_map(4 + (o->log != 9) + (o->leaves != NULL));
+  put_text("host"); put_map(4 + (o->log != 9) + (o->leaves != NULL) + (o->times != NULL) + 2 * (o->resolv != NULL));
     if (o->log != 9) { put_text("log"); put_uint(o->log); }
     put_text("tty"); put_boolean(o->tty); put_text("cols"); put_uint(80); put_text("rows"); put_uint(24); put_text("time"); put_uint(1700000000ull * 1000000000);
+    if (o->times) { put_text("times"); put_bytes(o->times, o->times_len); }
     if (o->leaves) { put_text("leaves"); put_bytes(o->leaves, o->leaves_len); }
+    if (o->resolv) { put_text("resolv"); put_text(o->resolv); put_text("hostname"); put_text("box-1"); }
   put_text("policy"); write_policy(o);
   put_text("invocation"); put_map(2); put_text("env"); put_array(o->env != NULL); if (o->env) put_bytes(o->env, strlen(o->env)); put_text("argv"); put_array(o->argv != NULL); if (o->argv) put_bytes(o->argv, strlen(o->argv));
   memcpy(out, "GTDXCFV1", 8);
@@ -114,7 +118,7 @@ static int parse(size_t n) {
   memset(&invocation, 0, sizeof(invocation));
   memset(&host_hints, 0, sizeof(host_hints));
   memset(registers, 0, sizeof(registers));
-  host_leaves = (struct extent){ 0 };
+  host_leaves = host_times = (struct extent){ 0 };
   host_log = -1;
   mock_log[0] = fatal[0] = 0;
   free(copy);
@@ -155,9 +159,12 @@ static void test_paths(void) {
   u8 leaves[64] = { 9 };
   o.leaves = leaves;
   o.leaves_len = 64;
+  static const u8 times[8] = { 0, 0xca, 0x9a, 0x3b }; // one second
+  o.times = times;
+  o.times_len = 8;
   CHECK(parse(write_record(&o)) == 0);
   struct trusted_node *x = trusted_find("/bin/x");
-  CHECK(x && x->kind == TRUSTED_FILE && x->has_meta && x->size == 20000 && x->mode == 0755 && x->leaf_count == 2 && x->leaves[0] == 9);
+  CHECK(x && x->kind == TRUSTED_FILE && x->has_meta && x->size == 20000 && x->mode == 0755 && x->leaf_count == 2 && x->leaves[0] == 9 && x->mtime_ns == 1000000000);
   CHECK(trusted_find("/")->kind == TRUSTED_DIR && trusted_find("/bin")->child_count == 2);
   CHECK(trusted_find("/bin/y")->kind == TRUSTED_LINK && trusted_find("/bin/y")->target_len == 1);
   CHECK(trusted_find("conf") && trusted_find("./conf") == trusted_find("conf") && trusted_find(".")->child_count == 1);
@@ -169,7 +176,8 @@ static void test_paths(void) {
   CHECK(allowed_below("/") && allowed_below("/var") && allowed_below("/var/lib") && !allowed_below("/var/lib/redis/x") && !allowed_below("/va"));
   CHECK(allowed_below(".") && allowed_below("/etc") && allowed_below("/etc/a") && !allowed_below("/home"));
   o.leaves_len = 32; // a list that is too short is not used
-  CHECK(parse(write_record(&o)) == 0 && !trusted_find("/bin/x")->leaves);
+  o.times_len = 7;
+  CHECK(parse(write_record(&o)) == 0 && !trusted_find("/bin/x")->leaves && !trusted_find("/bin/x")->mtime_ns);
 }
 
 static void test_refused(void) {
@@ -224,6 +232,33 @@ static void two_names(const char *a, const char *b) {
   out_len = 0;
   put_array(2); put_array(2); put_text(a); put_bytes(digest, 32); put_array(2); put_text(b); put_bytes(digest, 32);
 }
+static bool resolv_is(const char *from, const char *to) {
+  struct options o = plain;
+  o.names = true;
+  o.resolv = from;
+  if (parse(write_record(&o))) return false;
+  if (strcmp(host_hints.resolv_conf, to)) fprintf(stderr, "  %s\n", host_hints.resolv_conf);
+  return !strcmp(host_hints.resolv_conf, to);
+}
+static void test_names(void) {
+  CHECK(resolv_is("nameserver 192.0.2.1\nnameserver\t2001:db8::1 \nsearch a.example  b_1.example\noptions edns0 ndots:2 use-vc\n",
+                  "nameserver 192.0.2.1\nnameserver 2001:db8::1\nsearch a.example b_1.example\noptions edns0 use-vc\n"));
+  CHECK(resolv_is("nameserver 192.0.2.1", "nameserver 192.0.2.1\n")); // no newline at the end
+  CHECK(resolv_is("", "") && resolv_is("\n \n\t", "") && resolv_is("nameserver", "") && resolv_is("search \n", ""));
+  CHECK(resolv_is("# nameserver 192.0.2.1\n;x\nsortlist 1.2.3.4\nnameservers 1.2.3.4\nname server\n", ""));
+  CHECK(resolv_is("nameserver 192.0.2.1%eth0\nnameserver $(x)\nsearch a;b 'c' d\noptions debug\n", "search d\n"));
+  CHECK(resolv_is("nameserver 1.1.1.1 2.2.2.2\n", "nameserver 1.1.1.1\n"));
+  CHECK(!strcmp(host_hints.hostname, "box-1"));
+  struct options o = plain;
+  o.resolv = "nameserver 192.0.2.1\n"; // the policy does not ask
+  CHECK(parse(write_record(&o)) == 0 && !host_hints.resolv_conf && !strcmp(host_hints.hostname, "gramine-tdx"));
+  static char large[5000];
+  memset(large, 'a', sizeof(large) - 1);
+  o.names = true;
+  o.resolv = large;
+  CHECK(refused(&o, "host.resolv: 4999 bytes, more than 4096"));
+}
+
 static void test_trees(void) {
   two_names("a", "a"); CHECK(tree_refused("/a: not in ascending order"));
   two_names("b", "a"); CHECK(tree_refused("/a: not in ascending order"));
@@ -322,6 +357,7 @@ int main(void) {
   test_trees();
   test_args();
   test_measurement();
+  test_names();
   test_random_damage();
   return UNIT_END("attest_record");
 }
