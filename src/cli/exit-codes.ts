@@ -2,7 +2,8 @@
 
 import type { LaunchErrorCode } from '../launch/index.js';
 
-/** Exit codes of failed launches (docs/cli.md): the range of sysexits.h, which programs hardly use themselves. */
+/** Exit codes of failed launches (docs/cli.md): the range of sysexits.h and the one
+ * after it, which programs hardly use themselves. */
 export const EXIT_CODES: Readonly<Record<LaunchErrorCode, number>> = {
   usage: 64,
   'manifest-invalid': 65,
@@ -19,6 +20,7 @@ export const EXIT_CODES: Readonly<Record<LaunchErrorCode, number>> = {
   'image-corrupt': 76,
   'not-permitted': 77,
   'policy-too-large': 78,
+  'tdx-unavailable': 80,
 };
 export const USAGE_EXIT_CODE = 64;
 /** A bug of ours. */

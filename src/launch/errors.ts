@@ -16,7 +16,8 @@ export type LaunchErrorCode =
   | 'image-corrupt'
   | 'not-permitted'
   | 'policy-too-large'
-  | 'guest-died';
+  | 'guest-died'
+  | 'tdx-unavailable';
 
 /** A launch that cannot go on. The message says what, where, and the user's next step; it needs no stack trace. */
 export class LaunchError extends Error {

@@ -3,7 +3,7 @@
 // The door of the launch room.
 
 export { LaunchError, type LaunchErrorCode } from './errors.js';
-export { type DryRun, dryRun, type LaunchRequest, launch, quote } from './launch.js';
+export { type DryRun, dryRun, type LaunchRequest, launch, type MachineRequest, quote } from './launch.js';
 export { type MeasuredLaunch, type MeasureRequest, measuredItems } from './measured-items.js';
 export {
   type Publication,
@@ -14,3 +14,5 @@ export {
   parseVolume,
   type Volume,
 } from './options.js';
+export type { QuoteAddress, TdIdentity } from './qemu.js';
+export { parseQuoteService, parseRegister } from './tdx-host.js';

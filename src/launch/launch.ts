@@ -4,10 +4,11 @@
 // children start together: sockets exist before their servers, so nobody waits for anybody.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { closeSync, existsSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { availableParallelism, constants as os } from 'node:os';
 import type { Duplex } from 'node:stream';
-import { type AcceleratorChoice, chooseAccelerator } from './accelerator.js';
+import { chooseAccelerator } from './accelerator.js';
 import { Bridge, bridgeArguments } from './bridge.js';
 import { fromErrno, LaunchError } from './errors.js';
 import { HostKnowledge } from './host-knowledge.js';
@@ -18,31 +19,66 @@ import {
   hostViewCommand,
   VIRTIOFSD_FD,
 } from './host-view.js';
-import { BRIDGE_PROGRAM, KERNEL_IMAGE } from './paths.js';
+import { BRIDGE_PROGRAM, KERNEL_IMAGE, SIMULATOR_IMAGE } from './paths.js';
 import { makePlan, type Plan, type PlanRequest } from './plan.js';
-import { findQemu, type MachineSpec, QEMU_FDS, qemuArguments } from './qemu.js';
+import {
+  findQemu,
+  type Machine,
+  type MachineSpec,
+  QEMU_FDS,
+  type QuoteAddress,
+  qemuArguments,
+  type TdIdentity,
+} from './qemu.js';
+import { QuoteService, writeCollateral } from './quote-service.js';
 import { CFV_BYTES, cfvHead, checkKernel, encodeRecord } from './record.js';
 import { ChildSocket, killGroup, RunDirectory } from './run-directory.js';
+import { SimulatorReport } from './simulator-report.js';
+import { chooseQuoteService, requireTdxHost } from './tdx-host.js';
 import { type GuestPorts, hasTerminal, Terminal } from './terminal.js';
+import { ThrowawayPki } from './throwaway-pki.js';
+
+/** What the program is to run in. */
+export type MachineRequest =
+  | { readonly kind: 'vm'; readonly accelerator: 'auto' | 'kvm' | 'tcg' }
+  | { readonly kind: 'td'; readonly identity: TdIdentity; readonly quotes: QuoteAddress | 'auto' | 'none' }
+  | {
+      readonly kind: 'simulated';
+      readonly identity: TdIdentity;
+      /** Format of the quotes. */
+      readonly quoteVersion: 4 | 5;
+      /** Where root and collateral of this run's throw-away PKI are written. */
+      readonly collateral?: string | undefined;
+      readonly options: readonly (readonly [name: string, value: string])[];
+    };
 
 export interface LaunchRequest extends PlanRequest {
   readonly cpus?: number | undefined;
-  readonly accelerator: 'auto' | 'kvm' | 'tcg';
+  readonly machine: MachineRequest;
   readonly gdb?: string | undefined;
   readonly verbose: boolean;
   /** Our own native parts, where they are not those of this package. */
   readonly kernelImage?: string | undefined;
   readonly bridgeProgram?: string | undefined;
+  readonly simulatorImage?: string | undefined;
   /** A line for the user, on stderr. */
   readonly say: (line: string) => void;
   /** How much the kernel says on its own account (docs/launch-record.md, `host.log`), and where its lines go. */
   readonly kernelLogLevel: number;
   readonly kernelLog: (line: string) => void;
+  /** A line that the user sees even with --quiet. */
+  readonly warn: (line: string) => void;
   /** A line that only --verbose shows. */
   readonly detail: (line: string) => void;
 }
 
 const MAX_DEFAULT_CPUS = 4;
+const defaultCpus = () => Math.min(availableParallelism(), MAX_DEFAULT_CPUS);
+/** The number of vCPUs is measured: nobody could predict one that depends on the host. */
+export const DEFAULT_TD_CPUS = 1;
+const MAC_KEY_BYTES = 32;
+const SIMULATED_WARNING =
+  'SIMULATED: this TD is an ordinary process of this machine. NOTHING IS PROTECTED, and its quotes prove nothing.';
 /** What helpers printed, as far as an error message quotes it. */
 const OUTPUT_TAIL_BYTES = 4096;
 const LOG_LINE_CHARS = 1000;
@@ -59,12 +95,18 @@ export interface DryRun {
 
 export async function dryRun(request: LaunchRequest): Promise<DryRun> {
   const plan = await makePlan(request);
-  const qemu = findQemu(new HostKnowledge());
   const directory = '/run/gramine-XXXXXX';
+  const file = (name: string) => `${directory}/${name}`;
   const mounts = exportedMounts(plan.policy, process.cwd());
   const view = mounts.length > 0 ? hostViewCommand(mounts) : undefined;
-  const choice = await chooseAccelerator(request.accelerator, qemu, new HostKnowledge());
-  const spec = machineSpec(request, plan, choice, (name) => `${directory}/${name}`, view !== undefined);
+  // Shown even where it cannot run.
+  const { qemu, machine } = await chooseMachine(request, plan).catch((error: unknown) => {
+    if (!(error instanceof LaunchError) || error.code !== 'tdx-unavailable' || request.machine.kind !== 'td')
+      throw error;
+    request.say(`warning: ${error.message}`);
+    return { qemu: 'qemu-system-x86_64', machine: tdMachine(request.machine, plan) };
+  });
+  const spec = machineSpec(request, plan, machine, file, view !== undefined);
   const bridge = bridgeArguments(bridgeOptions(request, plan, spec.vsockSocket));
   return {
     plan,
@@ -78,17 +120,17 @@ export async function dryRun(request: LaunchRequest): Promise<DryRun> {
 
 /** Runs the program; resolves to its exit status. Throws LaunchError when it could not be run to its end. */
 export async function launch(request: LaunchRequest): Promise<number> {
-  const knowledge = new HostKnowledge();
-  const qemu = findQemu(knowledge);
   const plan = await makePlan(request);
   const kernel = readKernel(request.kernelImage ?? KERNEL_IMAGE);
   request.say(plan.summary);
   for (const warning of plan.warnings) request.say(`warning: ${warning}`);
-  const choice = await chooseAccelerator(request.accelerator, qemu, knowledge);
+  // A machine that cannot be had is found out before anything is made.
+  const { qemu, machine, note } = await chooseMachine(request, plan);
+  if (machine.kind === 'simulated') request.warn(SIMULATED_WARNING);
   const directory = RunDirectory.create();
   const run = new Run(request, plan, directory);
   try {
-    return await run.toEnd(qemu, kernel, choice);
+    return await run.toEnd(qemu, kernel, machine, note);
   } finally {
     await run.cleanUp();
     directory.remove();
@@ -104,6 +146,7 @@ class Run {
   private guestSeen = false;
   private killedBy: number | undefined;
   private lastWords = '';
+  private simulator: SimulatorReport | undefined;
   private readonly signals = new Map<NodeJS.Signals, () => void>();
 
   constructor(
@@ -112,21 +155,20 @@ class Run {
     private readonly directory: RunDirectory,
   ) {}
 
-  async toEnd(qemu: string, kernel: Buffer, choice: AcceleratorChoice): Promise<number> {
+  async toEnd(qemu: string, kernel: Buffer, machine: Machine, note: string | undefined): Promise<number> {
     const { request, plan, directory } = this;
     this.catchSignals();
     const mounts = exportedMounts(plan.policy, process.cwd());
     const view = mounts.length > 0 ? hostViewCommand(mounts) : undefined;
-    const spec = machineSpec(request, plan, choice, (name) => directory.file(name), view !== undefined);
+    const spec = machineSpec(request, plan, machine, (name) => directory.file(name), view !== undefined);
     const bridge = this.startBridge(spec.vsockSocket);
     const viewFailed = view === undefined ? NEVER : this.startHostView(view, spec.fsSocket ?? '');
     writeImage(spec.image, kernel, this.encodeRecord(spec));
     await Promise.race([bridge.ready, viewFailed]);
     this.throwIfKilled();
-    const ended = this.startQemu(qemu, spec);
-    if (choice.accelerator === 'tcg' && request.accelerator === 'auto') {
-      request.detail(`software emulation (TCG): ${choice.reason}`);
-    }
+    const quotes = machine.kind === 'simulated' ? this.makeQuoteService(spec) : undefined;
+    const ended = this.startQemu(qemu, spec, quotes);
+    if (note !== undefined) request.detail(note);
     plan.remember();
     const output = await Promise.race([ended, viewFailed]);
     await this.terminal?.drained();
@@ -197,10 +239,31 @@ class Run {
     return failed;
   }
 
+  /** A simulated module's reports are judged by a key that this run makes, and its quotes lead to a root of this run. */
+  private makeQuoteService(spec: MachineSpec): QuoteService {
+    const { request } = this;
+    if (request.machine.kind !== 'simulated') throw new Error('a quoting service for a machine that is not simulated');
+    const macKey = randomBytes(MAC_KEY_BYTES);
+    try {
+      writeFileSync(spec.macKeyFile, macKey, { mode: 0o600, flag: 'wx' });
+    } catch (error) {
+      throw fromErrno(error, `cannot write ${spec.macKeyFile}`);
+    }
+    const pki = new ThrowawayPki({ label: 'gramine-tdx simulated' });
+    const { collateral, quoteVersion } = request.machine;
+    if (collateral !== undefined) {
+      writeCollateral(collateral, pki);
+      request.detail(`the root and collateral of this run's quotes are in ${collateral}`);
+    }
+    const trouble = (text: string) => request.detail(`quoting service: ${printable(text)}`);
+    return new QuoteService({ pki, macKey, version: quoteVersion, trouble });
+  }
+
   /** Resolves to what QEMU printed when it has ended and closed every port. */
-  private startQemu(path: string, spec: MachineSpec): Promise<string> {
+  private startQemu(path: string, spec: MachineSpec, quotes: QuoteService | undefined): Promise<string> {
     const stdio: ('ignore' | 'pipe')[] = ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe'];
-    if (!spec.tty) stdio[QEMU_FDS.stdin] = 'pipe';
+    stdio[QEMU_FDS.stdin] = spec.tty ? 'ignore' : 'pipe';
+    if (quotes !== undefined) stdio[QEMU_FDS.simulator] = stdio[QEMU_FDS.quotes] = 'pipe';
     const child = spawn(path, qemuArguments(spec), { stdio, detached: true });
     this.qemu = child;
     this.adopt(child);
@@ -217,6 +280,10 @@ class Run {
     ended.catch(() => {});
     if (child.pid === undefined) return ended;
     this.readLog(port('log'));
+    if (quotes !== undefined) {
+      this.simulator = new SimulatorReport(port('simulator'), (line) => this.request.detail(printable(line)));
+      quotes.serve(port('quotes'));
+    }
     const ports: GuestPorts = spec.tty
       ? { console: port('console'), stderr: port('stderr') }
       : { console: port('console'), stderr: port('stderr'), stdin: port('stdin') };
@@ -281,6 +348,7 @@ class Run {
         ? 'the virtual machine ended without an exit status'
         : 'the virtual machine ended before the program started',
       ...(this.lastWords === '' ? [] : [`its last words: ${printable(this.lastWords)}`]),
+      ...(this.simulator?.end === undefined ? [] : [printable(this.simulator.end)]),
       ...(qemuOutput.trim() === '' ? [] : [`QEMU: ${qemuOutput.trim()}`]),
     ];
     throw new LaunchError('guest-died', parts.join('\n'));
@@ -325,18 +393,59 @@ class Run {
 
 const NEVER = new Promise<never>(() => {});
 
+interface ChosenMachine {
+  readonly qemu: string;
+  readonly machine: Machine;
+  /** For --verbose. */
+  readonly note?: string;
+}
+
+/** Errors: LaunchError. */
+async function chooseMachine(request: LaunchRequest, plan: Plan): Promise<ChosenMachine> {
+  const knowledge = new HostKnowledge();
+  const wanted = request.machine;
+  switch (wanted.kind) {
+    case 'vm': {
+      const qemu = findQemu(knowledge);
+      const { accelerator, reason } = await chooseAccelerator(wanted.accelerator, qemu, knowledge);
+      const machine: Machine = { kind: 'vm', accelerator };
+      return accelerator === 'tcg' && wanted.accelerator === 'auto'
+        ? { qemu, machine, note: `software emulation (TCG): ${reason}` }
+        : { qemu, machine };
+    }
+    case 'td': {
+      const machine = tdMachine(wanted, plan);
+      return { qemu: requireTdxHost(knowledge, machine.quotes), machine };
+    }
+    case 'simulated': {
+      const simulator = request.simulatorImage ?? SIMULATOR_IMAGE;
+      if (!existsSync(simulator)) {
+        throw new LaunchError('image-corrupt', `there is no simulator at ${simulator}. Build it: npm run build:native`);
+      }
+      const { identity, options } = wanted;
+      return { qemu: findQemu(knowledge), machine: { kind: 'simulated', identity, simulator, options } };
+    }
+  }
+}
+
+function tdMachine(wanted: Extract<MachineRequest, { kind: 'td' }>, plan: Plan): Extract<Machine, { kind: 'td' }> {
+  const { identity, quotes } = wanted;
+  return { kind: 'td', identity, quotes: chooseQuoteService(quotes, plan.policy.attestation) };
+}
+
 function machineSpec(
   request: LaunchRequest,
   plan: Plan,
-  choice: AcceleratorChoice,
+  machine: Machine,
   file: (name: string) => string,
   withFiles: boolean,
 ): MachineSpec {
   return {
-    accelerator: choice.accelerator,
-    cpus: request.cpus ?? plan.cpus ?? Math.min(availableParallelism(), MAX_DEFAULT_CPUS),
+    machine,
+    cpus: request.cpus ?? plan.cpus ?? (machine.kind === 'vm' ? defaultCpus() : DEFAULT_TD_CPUS),
     memoryBytes: plan.memoryBytes,
     image: file('image'),
+    macKeyFile: file('mac-key'),
     vsockSocket: file('vsock'),
     ...(withFiles ? { fsSocket: file('fs') } : {}),
     tty: hasTerminal(),

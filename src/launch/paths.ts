@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 const PACKAGE_ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
 export const KERNEL_IMAGE = join(PACKAGE_ROOT, 'kernel-bin/build/kernel.bfv');
+export const SIMULATOR_IMAGE = join(PACKAGE_ROOT, 'kernel-bin/build/tdxsim.bin');
 export const BRIDGE_PROGRAM = join(PACKAGE_ROOT, 'kernel-bin/build/gramine-bridge');
 
 /** The first of `candidates` that can be executed; a name without a slash is looked up on PATH. */

@@ -49,10 +49,12 @@ beforeAll(() => {
 afterAll(() => rmSync(work, { recursive: true, force: true }));
 
 describe('the npm package', () => {
-  it('carries kernel and bridge, and no sources', () => {
+  it('carries kernel, bridge and simulator, and no sources', () => {
     for (const file of [
       'kernel-bin/build/kernel.bfv',
       'kernel-bin/build/gramine-bridge',
+      'kernel-bin/build/tdxsim.bin',
+      'dist/cli/gramine-tdx.js',
       'dist/cli/gramine-vm.js',
       'LICENSE',
     ]) {
