@@ -164,8 +164,9 @@ __noreturn void tdx_fatal(const char *text) {
   strlcpy((char *)short_text, text, sizeof(short_text));
   u64 *const order[] = { &r.r14, &r.r15, &r.rbx, &r.rdi, &r.rsi, &r.r8, &r.r9, &r.rdx }; // GHCI 3.4
   for (u32 i = 0; i < ARRAY_SIZE(order); i++) memcpy(order[i], short_text + 8 * i, 8);
-  if (fatal_page.va) {
-    strlcpy((char *)fatal_page.va, text, PAGE_SIZE);
+  u8 *page = __atomic_exchange_n(&fatal_page.va, NULL, __ATOMIC_ACQ_REL); // once: writing it may be the host's #VE
+  if (page) {
+    strlcpy((char *)page, text, PAGE_SIZE);
     r.r12 = BIT(63);
     r.r13 = fatal_page.phys | pte_shared_bit;
   }

@@ -30,18 +30,23 @@ static void console_sink(const char *text, size_t len) {
   irq_restore(flags);
 }
 
-// The end of every road that is not an orderly one. Printed already.
+// The end of every road that is not an orderly one. Printed already. It touches shared memory, where a host that is not
+// satisfied with the end of the machine can make a #VE: whoever comes here a second time says no more than ReportFatalError
+// carries in registers.
+static u32 ending;
+
 static __noreturn void end(const char *text) {
   irq_disable();
-  arch_stop_others();
-  control_send_last_words(text);
+  if (!__atomic_exchange_n(&ending, 1, __ATOMIC_ACQ_REL)) {
+    arch_stop_others();
+    control_send_last_words(text);
+  }
   host_stop(text);
 }
 
 static __noreturn void stop(const char *text) {
   irq_disable();
-  arch_stop_others();
-  backtrace(__builtin_frame_address(0));
+  if (!__atomic_load_n(&ending, __ATOMIC_ACQUIRE)) backtrace(__builtin_frame_address(0));
   end(text);
 }
 
