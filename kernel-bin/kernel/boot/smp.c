@@ -8,8 +8,7 @@
 #include "arch/internal.h"
 #include "task/task.h"
 
-#define GIVE_UP_NS (2 * NS_PER_SEC)
-#define TD_GIVE_UP_NS (20 * NS_PER_SEC) // nobody lost anything there: the host has not run a vCPU yet
+#define GIVE_UP_NS (20 * NS_PER_SEC) // a busy host may not have run a vCPU yet
 
 extern const u8 trampoline_start[], trampoline_end[];
 u64 ap_cr3;
@@ -59,10 +58,10 @@ void smp_start(u32 count) {
 }
 
 void smp_finish(u32 count) {
-  u64 start = time_ns(), resend = in_td ? ~0ul : start + 200 * NS_PER_US, give_up = in_td ? TD_GIVE_UP_NS : GIVE_UP_NS;
+  u64 start = time_ns(), resend = in_td ? ~0ul : start + 200 * NS_PER_US;
   while (__atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < count) {
     u64 now = time_ns();
-    if (now > start + give_up) panic("%u of %u CPUs came up", arrived, count);
+    if (now > start + GIVE_UP_NS) panic("%u of %u CPUs came up", arrived, count);
     if (now > resend) { // lost while the AP was still busy with INIT; a running one ignores it
       apic_resend_startup(TRAMPOLINE);
       resend = now + NS_PER_MS;

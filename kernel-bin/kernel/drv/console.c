@@ -24,7 +24,7 @@ _Static_assert(sizeof(struct control_msg) == 8, "virtio 1.2, 5.3.6.2");
 #define RING_BYTES 65536u
 #define CONTROL_SLOT_BYTES 64u
 #define CONTROL_SLOTS 32u
-#define ADD_TIMEOUT_NS (2 * NS_PER_SEC) // for the host to announce a port
+#define ADD_TIMEOUT_NS (20 * NS_PER_SEC) // for the host to announce a port; a busy one takes seconds
 
 struct slot { struct list link; u32 len, off; bool busy; u8 index; };
 struct port {

@@ -208,7 +208,7 @@ bool vsockdev_usable_in_panic(void) {
 }
 
 void vsockdev_drain_in_panic(void) {
-  for (u64 end = time_ns() + 50 * NS_PER_MS; time_ns() < end && virtq_free_count(txq) < txq->size;) {
+  for (u64 end = time_ns() + NS_PER_SEC; time_ns() < end && virtq_free_count(txq) < txq->size;) {
     tx_collect();
     cpu_relax();
   }

@@ -9,7 +9,7 @@
 
 #define CONTROL_QUEUE 65536u
 #define DGRAM_QUEUE 262144u
-#define EXIT_WAIT_NS (3 * NS_PER_SEC)
+#define EXIT_WAIT_NS (30 * NS_PER_SEC)
 #define ERRNO_MAX 133u
 
 struct message { struct list link; u32 len, off; u8 data[]; };
