@@ -164,5 +164,7 @@ void td_build(void) {
     if (!(sections[i].attributes & 2) && sections[i].size) add_section(&mrtd, &sections[i], image);
   sha384_final(&mrtd, td.mrtd);
   build_hob();
+  hostile_init();
+  hostile_hob(PHYS(private_hpa(td.hob)), 56 + 48 * n_ranges + 8);
   say_digest("mrtd", td.mrtd);
 }

@@ -275,6 +275,8 @@ void counters_print(void) {
     if (n) say("sim.%s=%lu", counter_names[c], n);
   }
   say("sim.exits.total=%lu", exits);
+  hostile_print();
+  secret_scan();
 }
 
 __noreturn void machine_stop(u32 status) {

@@ -85,10 +85,10 @@ static void kick_others(struct vcpu *v) {
 }
 
 // PAGE.AUG by the VMM: the whole 2 MiB where nothing is there yet and all of it is RAM, else the one page.
-static void augment(u64 gpa, u32 want) {
+static void augment(struct vcpu *v, u64 gpa, u32 want) {
   u32 level;
   u64 base = ALIGN_DOWN(gpa, PAGE2M);
-  if (want && td.aug_level && gpa_is_ram(base, PAGE2M)) {
+  if (want && td.aug_level && !lie(v, LIE_SMALL_PAGES) && gpa_is_ram(base, PAGE2M)) {
     u64 *e = walk(base, LEVEL_2M, true, &level);
     u32 shared_level;
     u64 *s = walk(base | td.shared_bit, LEVEL_2M, false, &shared_level);
@@ -165,7 +165,7 @@ u64 memory_accept(struct vcpu *v, u64 gpa, u32 level) {
     if (is_shared_now(gpa)) td_stop("TDG.MEM.PAGE.ACCEPT of GPA %#lx, which is shared", gpa);
     if (state_of(*e) == PAGE_PENDING) walk(gpa, level, true, &at);
     else if (state_of(*e) == PAGE_BLOCKED) WRITE_ONCE(*e, make(PAGE_MAPPED, at, *e & ADDR_MASK));
-    else augment(gpa, level);
+    else augment(v, gpa, level);
     status = TDX_RETRY_LATER;
   }
   spin_unlock(&memory_lock);
@@ -182,7 +182,7 @@ static bool resolve_private(struct vcpu *v, u64 gpa, bool can_ve) {
   if (s == PAGE_FREE) {
     count(v, EXIT_EPT);
     if (is_shared_now(gpa)) td_stop("private access to GPA %#lx, which is shared, at RIP %#lx", gpa, v->vmcb->rip);
-    augment(gpa, LEVEL_2M);
+    augment(v, gpa, LEVEL_2M);
     s = PAGE_PENDING;
   } else if (s == PAGE_BLOCKED) {
     count(v, EXIT_EPT);
@@ -193,6 +193,58 @@ static bool resolve_private(struct vcpu *v, u64 gpa, bool can_ve) {
   if (s == PAGE_MAPPED) return true;
   if (can_ve && !(td.attributes & BIT(28))) return false;
   td_stop("access to GPA %#lx, which the TD has not accepted, at RIP %#lx", gpa, v->vmcb->rip);
+}
+
+// The host at work behind the TD's back. Blocked: the next access is an EPT violation and then goes on. Removed: it is
+// given back pending, and the TD must never take zeroes for what it had stored.
+void memory_block(struct vcpu *v, bool remove) {
+  for (u32 tries = 0; tries < 64; tries++) {
+    u32 level;
+    u64 gpa = ALIGN_DOWN(hostile_random(v) % td.memory_bytes, PAGE);
+    if (gpa >= td.low_end) gpa += 4 * GIB - td.low_end;
+    spin_lock(&memory_lock);
+    u64 *e = walk(gpa, LEVEL_4K, false, &level);
+    bool hit = *e & P;
+    if (hit) {
+      u64 hpa = *e & ADDR_MASK;
+      if (remove) {
+        WRITE_ONCE(*e, 0);
+        kick_others(v);
+        memset(PHYS(hpa), 0, level ? PAGE2M : PAGE);
+      } else {
+        WRITE_ONCE(*e, make(PAGE_BLOCKED, level, hpa));
+        kick_others(v);
+      }
+    }
+    spin_unlock(&memory_lock);
+    if (hit) return;
+  }
+}
+
+u64 memory_next_shared(u64 gpa) {
+  u32 level;
+  while (gpa < td.high_end) {
+    if (gpa >= td.low_end && gpa < 4 * GIB) {
+      gpa = 4 * GIB;
+      continue;
+    }
+    u64 e = *walk(gpa | td.shared_bit, LEVEL_4K, false, &level);
+    if (e & P) return gpa;
+    gpa = ALIGN_DOWN(gpa, PAGE) + PAGE;
+    if (level) gpa = ALIGN_UP(gpa, 1ul << (12 + 9 * level));
+  }
+  return 0;
+}
+
+u64 memory_random_shared(struct vcpu *v) {
+  u64 gpa = memory_next_shared(hostile_random(v) % td.low_end);
+  if (!gpa) gpa = memory_next_shared(PAGE);
+  for (u64 steps = hostile_random(v) % 64; gpa && steps; steps--) {
+    u64 next = memory_next_shared(gpa + PAGE);
+    if (!next) break;
+    gpa = next;
+  }
+  return gpa;
 }
 
 bool memory_private_ready(struct vcpu *v, u64 gpa) {
@@ -226,8 +278,9 @@ void *td_memory(u64 gpa, bool allow_shared) {
     if (!allow_shared || !shared_is_mapped(gpa)) return NULL;
     return PHYS(gpa & ~td.shared_bit);
   }
-  if (sept_get(gpa, &level) != PAGE_MAPPED || (gpa >= td.shared_bit)) return NULL;
-  return PHYS(private_hpa(gpa));
+  if (gpa >= td.shared_bit) return NULL;
+  enum page_state s = sept_get(gpa, &level); // a blocked page is mapped again at the next access
+  return s == PAGE_MAPPED || s == PAGE_BLOCKED ? PHYS(private_hpa(gpa)) : NULL;
 }
 
 // The TD's page tables by hand (SVM tells no instruction bytes): false where the walk ends.
@@ -255,6 +308,7 @@ static bool translate(struct vcpu *v, u64 linear, u64 *gpa) {
   }
 }
 
+// False: the page is not there (any more); running the instruction again says why.
 bool td_fetch(struct vcpu *v, u64 linear, void *buf, u32 n) {
   for (u32 done = 0; done < n;) {
     u64 gpa;

@@ -34,6 +34,7 @@ static void set_deadline(struct vcpu *v, u64 tsc) {
     return;
   }
   u64 now = rdtsc();
+  if (lie(v, LIE_DELAY)) now -= MIN(now, hostile_random(v) % (tsc_hz / 50)); // up to 20 ms late
   arm_ns(tsc > now ? MIN(mul_div_u64(MIN(tsc - now, 1ul << 44), NS_PER_SEC, tsc_hz), 1ul << 38) + 1 : 1);
 }
 

@@ -129,6 +129,21 @@ static void answer(u32 n) {
     n = quote;
   }
   if (n && n <= space) status = QUOTE_OK;
+  struct vcpu *v = &vcpus[0];
+  if (lie(v, LIE_QUOTE)) {
+    switch (hostile_random(v) % 5) {
+    case 0: return; // never answered
+    case 1: status = hostile_value(v); break;
+    case 2: n = (u32)(hostile_random(v) % (n + 1)); break;
+    case 3: message[hostile_random(v) % (n + 1)] ^= 1; break;
+    case 4: {
+      u32 length = (u32)hostile_value(v);
+      finish(gpa, status, data, status == QUOTE_OK ? n : 0);
+      copy(gpa + offsetof(struct header, out_length), &length, 4, true);
+      return;
+    }
+    }
+  }
   finish(gpa, status, data, status == QUOTE_OK ? n : 0);
 }
 

@@ -79,7 +79,7 @@ struct vcpu {
   u32 lvt_timer, timer_divide; // the local APIC's timer as the TD set it
   u64 timer_initial, timer_end_tsc, tsc_deadline;
   u32 io_apic_index;
-  u64 rng;
+  u64 rng, last_answer; // hostile.c
   u64 counters[COUNTER_COUNT];
 };
 
@@ -94,7 +94,6 @@ struct td {
   u64 notify_enables;
   u32 notify_vector, notify_vcpu;      // SetupEventNotifyInterrupt
   u32 aug_level;                       // 1: the VMM gives memory in 2 MiB pages where it can, 0: in 4 KiB pages
-  bool private_only_4k;
 };
 
 extern struct td td;
@@ -170,7 +169,9 @@ bool shared_is_mapped(u64 gpa);
 void memory_violation(struct vcpu *v);
 void *td_memory(u64 gpa, bool allow_shared);         // of one page's content; NULL when it is not mapped
 bool td_fetch(struct vcpu *v, u64 linear, void *buf, u32 n);
-void memory_block_random(struct vcpu *v);
+void memory_block(struct vcpu *v, bool remove);      // a random page of the TD's: blocked, or taken away
+u64 memory_random_shared(struct vcpu *v);            // a page that is shared now; 0: none
+u64 memory_next_shared(u64 gpa);                     // at or after gpa; 0: none
 
 // --- vcpu.c: running
 __noreturn void vcpu_run(struct vcpu *v);
@@ -218,6 +219,22 @@ enum { VMCALL_SUCCESS = 0, VMCALL_RETRY = 1 };
 #define VMCALL_ALIGN_ERROR 0x8000000000000002ull
 #define VMCALL_UNSUPPORTED 0x8000000000000003ull
 
-// --- hostile.c: decisions of a host that lies, from a seed; all false when there is none
-void hostile_init(u64 seed);
+// --- hostile.c: decisions of a host that lies, from a seed; none without one
+#define LIES(X) \
+  X(LIE_HOB, "hob") X(LIE_STATUS, "status") X(LIE_VALUE, "value") X(LIE_STALE, "stale") X(LIE_CPUID, "cpuid") \
+  X(LIE_MAPGPA_REFUSED, "mapgpa_refused") X(LIE_MAPGPA_RETRY, "mapgpa_retry") X(LIE_MAPGPA_WILD, "mapgpa_wild") \
+  X(LIE_MAPGPA_IGNORED, "mapgpa_ignored") X(LIE_SMALL_PAGES, "small_pages") X(LIE_BLOCK, "block") X(LIE_REMOVE, "remove") \
+  X(LIE_SCRIBBLE, "scribble") X(LIE_INTERRUPT, "interrupt") X(LIE_DELAY, "delay") X(LIE_WAKE, "wake") X(LIE_QUOTE, "quote")
+#define LIE_ID(id, name) id,
+enum lie { LIES(LIE_ID) LIE_COUNT };
+void hostile_init(void);
+bool lie(struct vcpu *v, enum lie kind);
+u64 hostile_random(struct vcpu *v);
+u64 hostile_value(struct vcpu *v);
+void hostile_delay(struct vcpu *v, u64 max_us);
+void hostile_hob(u8 *hob, u32 n);
+void hostile_exit(struct vcpu *v);
+void hostile_print(void);
+void secret_check_registers(const u64 *r);
+void secret_scan(void);
 #endif

@@ -107,7 +107,7 @@ static void cr_exit(struct vcpu *v, u32 cr, bool write) {
   struct vmcb *m = v->vmcb;
   u8 b[4];
   count(v, MODULE_CR);
-  if (!td_fetch(v, m->rip, b, 2)) td_stop("cannot read the instruction at RIP %#lx", m->rip);
+  if (!td_fetch(v, m->rip, b, 2)) return;
   u32 length = 3, rex = 0;
   if ((b[0] & 0xf0) == 0x40 && (m->efer & BIT(10))) {
     rex = b[0];
@@ -160,20 +160,18 @@ static void cr_exit(struct vcpu *v, u32 cr, bool write) {
 }
 
 static void ud_exit(struct vcpu *v) {
-  u8 b[4];
-  if (td_fetch(v, v->vmcb->rip, b, 4)) {
-    if (b[0] == 0x66 && b[1] == 0x0f && b[2] == 0x01 && b[3] == 0xcc) {
-      bool wide = (v->vmcb->efer & BIT(10)) && (v->vmcb->cs.attributes & BIT(9));
-      if (!wide || v->vmcb->cpl != 0) inject_gp(v);
-      else tdcall(v);
-      return;
-    }
-    if (b[0] == 0x0f && b[1] == 0x01 && b[2] == 0xc1) { // VMCALL
-      ve_instruction(v, VE_OTHER, 18, 0, 3);
-      return;
-    }
+  u8 b[4] = { 0 };
+  if (!td_fetch(v, v->vmcb->rip, b, 2)) return;
+  td_fetch(v, v->vmcb->rip, b, 4);
+  if (b[0] == 0x66 && b[1] == 0x0f && b[2] == 0x01 && b[3] == 0xcc) {
+    bool wide = (v->vmcb->efer & BIT(10)) && (v->vmcb->cs.attributes & BIT(9));
+    if (!wide || v->vmcb->cpl != 0) inject_gp(v);
+    else tdcall(v);
+  } else if (b[0] == 0x0f && b[1] == 0x01 && b[2] == 0xc1) { // VMCALL
+    ve_instruction(v, VE_OTHER, 18, 0, 3);
+  } else {
+    inject_exception(v, 6, false, 0);
   }
-  inject_exception(v, 6, false, 0);
 }
 
 static void io_exit(struct vcpu *v) {

@@ -22,6 +22,7 @@ static u64 get_cpuid(struct vcpu *v, u64 *r) {
 
 static u64 halt(struct vcpu *v) {
   count(v, EXIT_HLT);
+  if (lie(v, LIE_WAKE)) return VMCALL_SUCCESS;
   while (!(v->irr[0] | v->irr[1] | v->irr[2] | v->irr[3]) && !READ_ONCE(v->nmi_pending)) {
     host_idle();
     if (v->index == 0) serial_poll();
@@ -108,6 +109,18 @@ static u64 map_gpa(struct vcpu *v, u64 *r) {
   if (!IS_ALIGNED(gpa, PAGE) || !IS_ALIGNED(size, PAGE)) return VMCALL_ALIGN_ERROR;
   if (!size || gpa >= td.shared_bit || size > td.shared_bit - gpa) return VMCALL_INVALID_OPERAND;
   if (!gpa_is_ram(gpa, size)) return VMCALL_INVALID_OPERAND;
+  if (lie(v, LIE_MAPGPA_REFUSED)) return VMCALL_INVALID_OPERAND;
+  if (lie(v, LIE_MAPGPA_WILD)) {
+    r[R11] = hostile_random(v) & 1 ? hostile_value(v) : r[R12] + hostile_value(v);
+    return VMCALL_RETRY;
+  }
+  if (lie(v, LIE_MAPGPA_RETRY)) { // as KVM may: part of it, or none, and the rest later
+    u64 part = ALIGN_DOWN(hostile_random(v) % size, PAGE);
+    if (part) memory_map_gpa(v, gpa, part, r[R12] & td.shared_bit);
+    r[R11] = r[R12] + part;
+    return VMCALL_RETRY;
+  }
+  if (lie(v, LIE_MAPGPA_IGNORED)) return VMCALL_SUCCESS;
   memory_map_gpa(v, gpa, size, r[R12] & td.shared_bit);
   return VMCALL_SUCCESS;
 }
@@ -164,7 +177,19 @@ void vmm_call(struct vcpu *v) {
   u64 r[16];
   u32 mask = (u32)v->g[RCX] & 0xffff;
   for (u32 i = 0; i < 16; i++) r[i] = mask >> i & 1 ? v->g[i] : 0;
-  r[R10] = r[R10] ? VMCALL_UNSUPPORTED : dispatch(v, r);
+  secret_check_registers(r);
+  hostile_exit(v);
+  bool fatal = r[R11] == FATAL_ERROR;
+  if (!fatal && lie(v, LIE_STATUS)) {
+    r[R10] = hostile_random(v) & 1 ? VMCALL_RETRY : VMCALL_INVALID_OPERAND + hostile_random(v) % 5;
+  } else {
+    bool is_cpuid = r[R11] == CPUID;
+    r[R10] = r[R10] ? VMCALL_UNSUPPORTED : dispatch(v, r);
+    if (lie(v, LIE_STALE)) r[R11] = v->last_answer;
+    if (lie(v, LIE_VALUE)) r[R11] = hostile_value(v);
+    if (is_cpuid && lie(v, LIE_CPUID)) r[R12 + hostile_random(v) % 4] = hostile_value(v);
+    v->last_answer = r[R11];
+  }
   for (u32 i = 0; i < 16; i++)
     if (mask >> i & 1) v->g[i] = r[i];
 }
