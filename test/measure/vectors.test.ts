@@ -1,25 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
+import { verify } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import {
+  asSha384,
+  buildEventLog,
   checkEventData,
   computeMrtd,
   equalBytes,
+  extend,
+  INTEL_ROOT_PUBLIC_KEY,
   MeasureError,
   type MeasureErrorCode,
   parseCcelTable,
   parseEventLog,
   parseQuote,
   parseTdReport,
-  parseTdvf,
+  pckPlatform,
   replayEventLog,
   sha384,
-  tdHobDigest,
+  splitSignedJson,
   toHex,
   trustAnchor,
+  verifyCollateral,
   verifyQuote,
 } from '../../src/measure/index.js';
-import { orderChain, parseCertificates, verifyP256 } from '../../src/measure/x509.js';
-import { dcapQvlCollateral, haveVectors, intelSyntheticCollateral, vector, vectorText } from './vectors.js';
+import { orderChain, parseCertificates, parseCrl, verifyP256 } from '../../src/measure/x509.js';
+import {
+  dcapQvlCollateral,
+  haveVectors,
+  intelSyntheticCollateral,
+  vector,
+  vectorFiles,
+  vectorText,
+} from './vectors.js';
 
 function codeOf(f: () => unknown): MeasureErrorCode | 'none' {
   try {
@@ -36,16 +50,17 @@ const INTEL_ROOT_X = '0ba9c4c0c0c86193a3fe23d6b02cda10a8bbd4e88e48b4458561a36e70
 
 describe.skipIf(!haveVectors)('real quotes', () => {
   it.each([
-    ['dcapqvl_tdx_quote', 4, 'TD1.0', 70],
-    ['dcapqvl_tdx_quote_outdated', 5, 'TD1.5', 0],
-    ['dcapqvl_quote-from-tappd', 4, 'TD1.0', 70],
-    ['dstack_quote-report', 4, 'TD1.0', 70],
-    ['gotdx_cos-113-tdx-quote', 4, 'TD1.0', 3065],
-    ['gotdx_quote_v5_sample', 5, 'TD1.5', 0],
-    ['trustee_tdx_quote_4', 4, 'TD1.0', 0],
-  ] as const)('%s: every signature verifies to the Intel root', (name, version, kind, trailing) => {
+    ['dcapqvl_tdx_quote', 4, 'TD1.0', 70, 'b0c06f000000'],
+    ['dcapqvl_tdx_quote_outdated', 5, 'TD1.5', 0, '90c06f000000'],
+    ['dcapqvl_quote-from-tappd', 4, 'TD1.0', 70, undefined],
+    ['dstack_quote-report', 4, 'TD1.0', 70, '90c06f000000'],
+    ['gotdx_cos-113-tdx-quote', 4, 'TD1.0', 3065, '00806f050000'],
+    ['gotdx_quote_v5_sample', 5, 'TD1.5', 0, undefined],
+    ['trustee_tdx_quote_4', 4, 'TD1.0', 0, undefined],
+  ] as const)('%s: every signature verifies to the Intel root', (name, version, kind, trailing, fmspc) => {
     const q = parseQuote(vector(`quotes/${name}.bin`));
     expect([q.header.version, q.body.kind, q.trailingBytes]).toEqual([version, kind, trailing]);
+    if (fmspc) expect(pckPlatform(q).fmspc).toBe(fmspc);
     const chain = orderChain(parseCertificates(q.signature.certification.data));
     expect(toHex(chain.at(-1)?.point ?? new Uint8Array())).toContain(INTEL_ROOT_X);
     for (const [i, c] of chain.entries()) expect(c.x509.verify((chain[i + 1] ?? c).key)).toBe(true);
@@ -77,8 +92,9 @@ describe.skipIf(!haveVectors)('real quotes', () => {
     const quote = vector('quotes/dcapqvl_tdx_quote_outdated.bin');
     const collateral = dcapQvlCollateral('tdx_quote_outdated_collateral.json');
     expect(() => verifyQuote(quote, { collateral, at: Date.parse('2026-03-01T00:00:00Z') })).toThrow(
-      /no TCB level matches/,
+      /no TCB level matches: platform components \d+ \d+ \d+ \d+ \d+ \d+ \d+ 3 /,
     );
+    expect(parseQuote(quote).body.td.rtmrs.every((r) => r.every((b) => b === 0))).toBe(true);
   });
 
   it('refuses a quote with the collateral of another platform', () => {
@@ -161,43 +177,153 @@ describe.skipIf(!haveVectors)('reports, images and hand-off blocks', () => {
   });
 
   it.each([
-    ['synth_ovmf', 'image', 'c99e03be57b8d566', '969e22c50fffde0a'],
-    ['synth_shim', 'image', '422cdcdaac74e097', 'fd88178e3fdae3dd'],
-    ['synth_ovmf_rawshort', 'zero', '2a5b4b6b46e94931', '5fc0b85424595429'],
-    ['synth_ovmf_rawshort', 'image', 'f86689274fd34f25', '1d85b45d927d14e9'],
+    [
+      'synth_ovmf',
+      'image',
+      'c99e03be57b8d566f7910bcb399fde45f9d547ca0eeebc37d0bcf0d3438d195e9c49cdcc88864a9a4c6e5ed1f8a0adbb',
+      '969e22c50fffde0a7cce4c6c19c0b09c2b706db3290e3f759ec609c10e408deaf1772500544961c39a7c107b02005bcf',
+    ],
+    [
+      'synth_shim',
+      'image',
+      '422cdcdaac74e09766c445e7faf76fd28a0a5bbfdc996a70225ca0b3ba7cb494148dbf30b6cca0a54581b88e1d1644b6',
+      'fd88178e3fdae3dd9c0905df0c55cbc20da149ca663887758cda9feb9976b09c12c50c4b1818dff4a4cbc786127089fe',
+    ],
+    [
+      'synth_ovmf_rawshort',
+      'zero',
+      '2a5b4b6b46e94931342bea2bd19ceb0f3232b0d8f76f4c0ee2e4d53e4f05512f3198dbea7fb3329c0f49caea1d2309c8',
+      '5fc0b85424595429eaf3321d7a23272ef227f291d4c18ec65148d99a69efed349190ad96d359550b084aed742bf92cee',
+    ],
+    [
+      'synth_ovmf_rawshort',
+      'image',
+      'f86689274fd34f25352ea717a235e7648a80a2cb835d3dba195fb80ba2fd4659ed08edde7bc9aebdc6720b9f7943c479',
+      '1d85b45d927d14e96ba695ffd483a8a7f2a575562b25bb5026c885e763d35ed79457fccce5b36c93b25e552105522636',
+    ],
   ] as const)('%s with padding %s has the agreed MRTDs', (name, padding, page, section) => {
     const image = vector(`synthetic/${name}.fd`);
-    expect(toHex(computeMrtd(image, { order: 'page', padding })).slice(0, 16)).toBe(page);
-    expect(toHex(computeMrtd(image, { order: 'section', padding })).slice(0, 16)).toBe(section);
+    expect(toHex(computeMrtd(image, { order: 'page', padding }))).toBe(page);
+    expect(toHex(computeMrtd(image, { order: 'section', padding }))).toBe(section);
+  });
+});
+
+describe.skipIf(!haveVectors)('logs beside quotes', () => {
+  it('dstack’s JSON log replays to all four registers, and its own events hash name and payload', () => {
+    const json = JSON.parse(vectorText('json/quote-report.json')) as { quote: string; event_log: unknown };
+    interface Event {
+      readonly imr: number;
+      readonly event_type: number;
+      readonly digest: string;
+      readonly event: string;
+      readonly event_payload: string;
+    }
+    const list = (typeof json.event_log === 'string' ? JSON.parse(json.event_log) : json.event_log) as Event[];
+    const hex = (text: string) => new Uint8Array(Buffer.from(text, 'hex'));
+    for (const e of list.filter((x) => x.imr === 3)) {
+      const type = Buffer.alloc(4);
+      type.writeUInt32LE(e.event_type);
+      const colon = Buffer.from(':');
+      expect(toHex(sha384(type, colon, Buffer.from(e.event), colon, hex(e.event_payload)))).toBe(e.digest);
+    }
+    const log = buildEventLog(
+      list.map((e) => ({
+        mrIndex: e.imr + 1,
+        type: e.event_type,
+        digest: asSha384(hex(e.digest), 'digest'),
+        data: hex(e.event_payload),
+      })),
+    );
+    const q = parseQuote(vector('quotes/dstack_quote-report.bin'));
+    expect(toHex(vector('quotes/dstack_quote-report.bin'))).toBe(json.quote.replace(/^0x/, ''));
+    expect(replayEventLog(parseEventLog(log)).map(toHex)).toEqual(q.body.td.rtmrs.map(toHex));
+    expect(parseEventLog(log).events.filter((e) => checkEventData(e) === 'mismatch')).toEqual([]);
   });
 
-  it('builds the TD HOBs of real logs', () => {
-    // OVMF's sections, as every log here had them.
-    const sections = parseTdvf(vector('synthetic/synth_ovmf.fd')).sections.slice(0, 0);
-    const at = (type: 'BFV' | 'CFV' | 'TD_HOB' | 'TempMem', memoryAddress: bigint, memoryDataSize: bigint) => ({
-      type,
-      dataOffset: 0,
-      rawDataSize: 0,
-      memoryAddress,
-      memoryDataSize,
-      attributes: 0,
-    });
-    const ovmf = [
-      ...sections,
-      at('BFV', 0xffe20000n, 0x1e0000n),
-      at('CFV', 0xffe00000n, 0x20000n),
-      at('TempMem', 0x810000n, 0x10000n),
-      at('TempMem', 0x80b000n, 0x2000n),
-      at('TD_HOB', 0x809000n, 0x2000n),
-      at('TempMem', 0x800000n, 0x6000n),
-    ];
-    const hobDigests = (log: string) =>
-      parseEventLog(vector(`ccel/${log}`))
-        .events.filter((e) => e.type === 0x8000000b)
-        .map((e) => e.digest && toHex(e.digest));
-    expect(hobDigests('cctrusted_ccel_data.bin')).toContain(toHex(tdHobDigest('qemu', 2n << 30n, ovmf)));
-    expect(hobDigests('gotdx_cos-113_ccel_data.bin')).toContain(toHex(tdHobDigest('gce', 16n << 30n, ovmf)));
-    const dstack = JSON.parse(vectorText('json/quote-report.json')) as { event_log: string };
-    expect(JSON.stringify(dstack)).toContain(toHex(tdHobDigest('qemu', 64n << 30n, ovmf)));
+  it('cctrusted: with the record of cctrusted_ima_log.bin RTMR2 is the quote’s', () => {
+    const record = Buffer.from(vector('ccel/cctrusted_ima_log.bin')).toString('latin1').trim().split(' ');
+    const rtmr2 = rtmrsOf('cctrusted_ccel_data.bin')[2];
+    const digest = asSha384(new Uint8Array(Buffer.from(record[1] ?? '', 'hex')), 'IMA template digest');
+    expect(toHex(extend(rtmr2, digest))).toBe(toHex(parseQuote(vector('quotes/cctrusted_quote.bin')).body.td.rtmrs[2]));
+  });
+
+  it('td-shim: the same events as another parser found (trustee_CCEL_data_out.json)', () => {
+    const theirs = JSON.parse(vectorText('ccel/trustee_CCEL_data_out.json')) as {
+      uefi_event_logs: { digests: { digest: string }[]; event: string; index: number; type_name: string }[];
+    };
+    const ours = parseEventLog(vector('ccel/trustee_CCEL_data.bin')).events;
+    expect(ours.map((e) => [toHex(e.digest ?? new Uint8Array()), Buffer.from(e.data).toString('base64')])).toEqual(
+      theirs.uefi_event_logs.map((e) => [e.digests[0]?.digest, e.event]),
+    );
+  });
+});
+
+describe.skipIf(!haveVectors)('collateral: every signature verifies over the text as it came', () => {
+  const dir = 'collateral/go-tdx-guest';
+  const signer = (pem: string) => {
+    const chain = orderChain(parseCertificates(pem));
+    expect(toHex(chain.at(-1)?.point ?? new Uint8Array())).toContain(INTEL_ROOT_X);
+    for (const [i, c] of chain.entries()) expect(c.x509.verify((chain[i + 1] ?? c).key)).toBe(true);
+    return chain[0]?.point.subarray(1) ?? new Uint8Array(64);
+  };
+  const verifies = (json: { text: string; signature: Uint8Array }, chain: string) =>
+    verifyP256(signer(chain), Buffer.from(json.text), json.signature);
+
+  it.each([
+    ['sample_tcbInfo_response', 'tcbInfo', 'tcbInfoIssuerChain'],
+    ['sample_tcbinfo_response_v5', 'tcbInfo', 'tcbInfoIssuerChain'],
+    ['sample_qeIdentity_response', 'enclaveIdentity', 'qeIdentityIssuerChain'],
+  ] as const)('go-tdx-guest %s', (file, key, chain) => {
+    const json = splitSignedJson(vectorText(`${dir}/${file}`).trim(), key);
+    expect(verifies(json, vectorText(`${dir}/${chain}.pem`))).toBe(true);
+    expect(verifies({ ...json, text: `${json.text} ` }, vectorText(`${dir}/${chain}.pem`))).toBe(false);
+  });
+
+  it.each([
+    ['pckcrl', 'pckCrlIssuerChain', 0],
+    ['rootcrl.der', 'pckCrlIssuerChain', 1],
+  ] as const)('go-tdx-guest %s', (file, chain, index) => {
+    const crl = parseCrl(vector(`${dir}/${file}`));
+    const issuer = orderChain(parseCertificates(vectorText(`${dir}/${chain}.pem`)))[index];
+    expect(issuer && verify('sha256', crl.signed, issuer.key, crl.signature)).toBe(true);
+  });
+
+  it.each(['sgx_quote_collateral.json', 'tdx_quote_collateral.json', 'tdx_quote_outdated_collateral.json'])(
+    'dcap-qvl %s',
+    (file) => {
+      const c = dcapQvlCollateral(file);
+      expect(verifies(c.tcbInfo, String(c.tcbInfoChain))).toBe(true);
+      expect(verifies(c.qeIdentity, String(c.qeIdentityChain))).toBe(true);
+      const [ca, root] = orderChain(parseCertificates(c.pckChain ?? ''));
+      for (const [crl, issuer] of [
+        [parseCrl(c.pckCrl), ca],
+        [parseCrl(c.rootCrl), root],
+      ] as const)
+        expect(issuer && verify('sha256', crl.signed, issuer.key, crl.signature)).toBe(true);
+    },
+  );
+
+  it('the published root certificate (Intel_SGX_Root_CA.der) has the pinned key', () => {
+    expect(trustAnchor(vector('collateral/dcap-qvl/Intel_SGX_Root_CA.der')).point).toEqual(INTEL_ROOT_PUBLIC_KEY);
+  });
+
+  it('intel-qvl-tdx: under its synthetic root', () => {
+    const anchor = trustAnchor(vectorText('collateral/intel-qvl-tdx/trustedRootCaCert.pem'));
+    const collateral = intelSyntheticCollateral();
+    expect(verifyCollateral(collateral, { anchor, at: Date.parse('2022-01-01T00:00:00Z') }).tcbInfo.id).toBe('TDX');
+    const [pck] = parseCertificates(vectorText('collateral/intel-qvl-tdx/pckCert.pem'));
+    const [ca] = orderChain(parseCertificates(vectorText('collateral/intel-qvl-tdx/pckSignChain.pem')));
+    expect(ca && pck?.x509.verify(ca.key)).toBe(true);
+  });
+});
+
+describe.skipIf(!haveVectors)('the vectors', () => {
+  it('are all read by some test', () => {
+    const here = new URL('.', import.meta.url);
+    const sources = readdirSync(here)
+      .map((f) => readFileSync(new URL(f, here), 'utf8'))
+      .join('\n');
+    const unread = vectorFiles().filter((f) => !sources.includes(f.replace(/^.*\//, '').replace(/\.[a-z]+$/, '')));
+    expect(unread).toEqual([]);
   });
 });

@@ -2,7 +2,9 @@
 //
 // Real quotes, logs and collateral lie outside the repository; tests that need them are skipped, and counted so, elsewhere.
 
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { type Collateral, signedJson, splitSignedJson } from '../../src/measure/index.js';
 
 const ROOT = new URL('../../../shared/vectors/', import.meta.url);
@@ -14,6 +16,13 @@ export function vector(name: string): Uint8Array {
 
 export function vectorText(name: string): string {
   return readFileSync(new URL(name, ROOT), 'utf8');
+}
+
+/** Paths of all of them, relative to the folder. */
+export function vectorFiles(): string[] {
+  return readdirSync(ROOT, { recursive: true, withFileTypes: true })
+    .filter((f) => f.isFile())
+    .map((f) => join(f.parentPath, f.name).slice(fileURLToPath(ROOT).length));
 }
 
 /** Collateral as the dcap-qvl samples store it: one JSON file of strings. */
