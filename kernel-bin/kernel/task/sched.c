@@ -242,12 +242,18 @@ static bool has_spare(const struct runq *o, u64 now) {
   return handoff == NEVER_NS || now >= handoff;
 }
 
-// Takes one thread from a CPU that has more than it can run now. Interrupts off, no queue locked.
-static bool steal(struct runq *rq) {
+// Takes one thread from a CPU that has more than it can run now. Interrupts off, no queue locked. False: nobody has one
+// that may run here, as far as was seen without waiting for a lock (*missed: one was not looked at).
+static bool steal(struct runq *rq, bool *missed) {
   u64 now = time_ns();
+  *missed = false;
   for (u32 i = 1; i < cpu_count; i++) {
     struct runq *from = runqs[(rq->cpu + i) % cpu_count];
-    if (!has_spare(from, now) || !spin_trylock(&from->lock)) continue;
+    if (!has_spare(from, now)) continue;
+    if (!spin_trylock(&from->lock)) {
+      *missed = true;
+      continue;
+    }
     struct thread *found = NULL;
     unsigned look = 4;
     for (struct rb_node *n = has_spare(from, now) ? rb_first(&from->ready) : NULL; n && look; n = rb_next(n), look--) {
@@ -342,9 +348,10 @@ void schedule(void) {
   struct cpu *c = this_cpu();
   struct runq *rq = c->rq;
   struct thread *prev = c->current, *next;
+  bool missed;
   if (unlikely(c->preempt_off)) panic("schedule with a spinlock held (%s, rank depth %u)", prev->name, c->lock_depth);
   load_sample(now);
-  if (prev->state != THREAD_RUNNING && !READ_ONCE(rq->nr_ready)) steal(rq);
+  if (prev->state != THREAD_RUNNING && !READ_ONCE(rq->nr_ready)) steal(rq, &missed);
   spin_lock(&rq->lock);
   c->need_resched = false;
   charge(rq, now);
@@ -465,7 +472,7 @@ void sched_idle_loop(void) {
     __atomic_fetch_or(&idle_mask, BIT(rq->cpu), __ATOMIC_SEQ_CST);
     irq_enable();
     u64 start = time_ns(), now = start;
-    bool work = false;
+    bool work = false, missed = false;
     do {
       work = READ_ONCE(c->need_resched) || READ_ONCE(rq->nr_ready) || (look_around && others_have_spare(rq, now));
       for (int i = 0; !work && i < 16; i++) cpu_relax();
@@ -482,7 +489,7 @@ void sched_idle_loop(void) {
     // Polling pays when the wake-up comes soon; grow quickly, shrink when it would have been in vain.
     if (now - start < 2 * POLL_MAX_NS) rq->poll_ns = MIN(rq->poll_ns * 2, POLL_MAX_NS);
     else rq->poll_ns = MAX(rq->poll_ns / 2, POLL_MIN_NS);
-    if (!READ_ONCE(rq->nr_ready)) look_around = steal(rq) || !work || c->need_resched;
+    if (!READ_ONCE(rq->nr_ready)) look_around = steal(rq, &missed) || missed || !work || c->need_resched;
     if (READ_ONCE(rq->nr_ready) || c->need_resched) schedule();
   }
 }
