@@ -182,7 +182,11 @@ static void mount_must(const char *path, struct super *s, const char *source) {
 }
 
 static struct super *create_policy_super(const struct policy_mount *pm, u32 index) {
-  if (pm->type == MOUNT_TMPFS) return tmpfs_create(0, !strcmp(pm->path, "/tmp") || !strcmp(pm->path, "/dev/shm") ? 01777 : 0755);
+  if (pm->type == MOUNT_TMPFS) {
+    struct super *s = tmpfs_create(0, !strcmp(pm->path, "/tmp") || !strcmp(pm->path, "/dev/shm") ? 01777 : 0755);
+    if (s) s->root->inode->uid = policy.uid, s->root->inode->gid = policy.gid; // as all that comes from the policy
+    return s;
+  }
   if (fs_hostfs_create) return fs_hostfs_create(pm, index);
   return hostfs_create_super ? hostfs_create_super(pm, index) : NULL;
 }
