@@ -5,7 +5,7 @@
 // priority; everything else is a request to the host, so what its reset state gives already is not written.
 #include "arch/internal.h"
 
-enum { APIC_ID = 0x20, APIC_TPR = 0x80, APIC_EOI = 0xb0, APIC_SPURIOUS = 0xf0, APIC_ICR = 0x300, APIC_ICR_HIGH = 0x310,
+enum { APIC_ID = 0x20, APIC_TPR = 0x80, APIC_EOI = 0xb0, APIC_SPURIOUS = 0xf0, APIC_ISR = 0x100, APIC_ICR = 0x300, APIC_ICR_HIGH = 0x310,
   APIC_LVT_TIMER = 0x320, APIC_LVT_LINT0 = 0x350, APIC_LVT_LINT1 = 0x360, APIC_LVT_ERROR = 0x370, APIC_TIMER_INITIAL = 0x380,
   APIC_TIMER_CURRENT = 0x390, APIC_TIMER_DIVIDE = 0x3e0 };
 #define LVT_MASKED BIT(16)
@@ -78,6 +78,12 @@ void apic_init_this(void) {
   __asm__ volatile("mfence" ::: "memory"); // SDM 3, 11.5.4.1: the mode is set before the first deadline
 }
 
+// Whether the vector was delivered as an interrupt and waits for its EOI. In a TD the module answers.
+bool apic_in_service(u32 vector) {
+  u32 reg = APIC_ISR + vector / 32 * 16;
+  u32 bits = x2 ? (u32)rdmsr(0x800 + reg / 16) : *(volatile u32 *)(xapic + reg);
+  return bits >> vector % 32 & 1;
+}
 void apic_eoi(void) { apic_write(APIC_EOI, 0); }
 void apic_send_ipi(u32 apic_id, u32 vector) { icr_write(apic_id, ICR_ASSERT | vector); }
 void apic_send_ipi_others(u32 vector) { icr_write(0, ICR_OTHERS | ICR_ASSERT | vector); }

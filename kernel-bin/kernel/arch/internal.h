@@ -118,6 +118,7 @@ void random_init_this(struct arch_cpu *a);
 
 // --- inside the room
 void apic_eoi(void);
+bool apic_in_service(u32 vector);
 void apic_send_ipi(u32 apic_id, u32 vector);
 void apic_send_ipi_others(u32 vector); // every CPU but this one
 void apic_send_nmi_others(void);

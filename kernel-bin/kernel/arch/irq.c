@@ -37,7 +37,8 @@ void irq_dispatch(u32 vector) {
   ASSERT(c->lock_depth < ARRAY_SIZE(c->lock_ranks));
   c->lock_ranks[c->lock_depth++] = RANK_NONE;
 #endif
-  if (vector != VECTOR_SPURIOUS) apic_eoi(); // before the handler: all are edge-triggered, and it may not come back here
+  // A spurious interrupt has no EOI; but a host may deliver its vector as a real one, and all others would wait for ever.
+  if (vector != VECTOR_SPURIOUS || apic_in_service(vector)) apic_eoi(); // before the handler: all are edge-triggered, and it may not come back here
   switch (vector) {
     case VECTOR_TIMER: arch_hooks.timer(); break;
     case VECTOR_RESCHED: break; // need_resched was set by the sender; leaving a halt is all that was wanted

@@ -10,6 +10,7 @@
 #define BUSY_RETRIES 1000u           // another vCPU holds the lock: it is inside the module, or the host stopped it there
 #define FATAL_TEXT_BYTES 64u
 #define MAP_GPA_RETRIES 1000u        // without getting any further
+#define MSR_RETRIES 100u
 enum { VMCALL_HLT = 0xc, VMCALL_RDMSR = 0x1f, VMCALL_WRMSR = 0x20, VMCALL_MAP_GPA = 0x10001, VMCALL_GET_QUOTE = 0x10002,
   VMCALL_FATAL = 0x10003, VMCALL_EVENT_NOTIFY = 0x10004 };
 
@@ -120,7 +121,8 @@ void tdx_halt(void) { tdx_vmcall(VMCALL_HLT, 0, 0, 0, 0, NULL); }
 void tdx_halt_blocked(void) { tdx_vmcall(VMCALL_HLT, 1, 0, 0, 0, NULL); }
 
 // The x2APIC registers that the module does not emulate, and the timer: the only MSRs that the host is asked about. An
-// interrupt carries no information (threat-model T15), so neither does what the host says here; what it refuses is lost.
+// interrupt carries no information (threat-model T15), so neither does what it reads here. A write that it refuses is a
+// timer or a wake-up that will never come: stopping with a word is better than sleeping for ever.
 static void check_msr(u32 msr) {
   switch (msr) {
   case 0x802: case 0x803: case 0x80f: case 0x830: case 0x832 ... 0x839: case 0x83e: case MSR_TSC_DEADLINE: return;
@@ -136,7 +138,9 @@ u64 tdx_msr_read(u32 msr) {
 
 void tdx_msr_write(u32 msr, u64 v) {
   check_msr(msr);
-  (void)tdx_vmcall(VMCALL_WRMSR, msr, v, 0, 0, NULL);
+  u64 r10 = TDVMCALL_RETRY;
+  for (u32 i = 0; r10 == TDVMCALL_RETRY && i < MSR_RETRIES; i++) r10 = tdx_vmcall(VMCALL_WRMSR, msr, v, 0, 0, NULL);
+  if (r10) panic("the host refuses MSR %#x: status %#lx", msr, r10);
 }
 
 // The host may do a part and ask to be called again for the rest, or not get on for a while. Its answer only says where
