@@ -251,6 +251,11 @@ interrupt_common:
   addq $16, %rsp
   iretq
 
+  .globl idle_code
+idle_code:
+  hlt
+  jmp idle_code
+
 // void svm_run(u64 vmcb_phys, u64 g[16]): enters the TD and comes back with GIF 0. g[] in the order of the ModRM numbers;
 // RAX and RSP travel in the VMCB.
   .globl svm_run

@@ -166,7 +166,7 @@ void host_start_cpus(void) {
   icr_send(0, ICR_OTHERS | ICR_ASSERT | ICR_STARTUP | TRAMPOLINE >> 12);
 }
 
-// --- interrupts in the simulator: only inside host_idle, and NMIs wherever GIF is 1
+// --- exceptions of the simulator, and NMIs while GIF is 1
 static struct { u16 offset0, selector; u8 ist, type; u16 offset1; u32 offset2, zero; } idt[256] __aligned(16);
 
 void host_setup_idt(void) {
@@ -183,25 +183,13 @@ void host_setup_idt(void) {
   __asm__ volatile("lidt %0" ::"m"(p));
 }
 
-static struct vcpu *this_vcpu(void) {
-  u64 sp;
-  __asm__("movq %%rsp, %0" : "=r"(sp));
-  return &vcpus[(sp - (u64)(uptr)cpu_stacks) / STACK_BYTES];
-}
-
 void sim_interrupt(u64 vector, u64 *frame) {
-  if (vector == 2) return; // an NMI: it has done its work by ending the TD's run, or the idle CPU's sleep
-  if (vector >= 32) {      // acknowledged for the TD, which will send the EOI
-    bit_set(this_vcpu()->irr, vector);
-    return;
-  }
+  if (vector == 2) return; // an NMI: it has done its work by ending the TD's run, or its sleep
   u64 cr2;
   __asm__("movq %%cr2, %0" : "=r"(cr2));
   panic("exception %lu error %#lx at %#lx cr2 %#lx", vector, frame[0], frame[1], cr2);
 }
 
-// With GIF 0, HLT would sleep for ever: GIF on with interrupts off, then STI and HLT together.
-void host_idle(void) { __asm__ volatile("cli; stgi; sti; hlt; cli; clgi" ::: "memory"); }
 void host_take_nmi(void) { __asm__ volatile("cli; stgi; nop; clgi" ::: "memory"); }
 
 // --- time: TSC against the HPET (100 MHz), read together at both ends of the boot

@@ -5,7 +5,7 @@
 // has the interfaces. One simulator CPU for each vCPU of the TD; a CPU runs its vCPU or works for it, and nothing else.
 //
 // Locks, in order: memory_lock (page states, nested page tables), quote_lock (GetQuote requests), text_lock (the text
-// channel). No interrupts are taken in the simulator but in host_idle, so plain spinlocks do.
+// channel). No interrupts are taken in the simulator, so plain spinlocks do.
 #ifndef SIM_SIM_H
 #define SIM_SIM_H
 #include "lib/lib.h"
@@ -71,7 +71,6 @@ struct vcpu {
   u32 index;
   u32 in_guest;      // between the last look at the page tables and the exit: who changes them waits for this to end
   u32 nmi_pending;   // an NMI of another vCPU
-  u64 irr[4];        // vectors that the simulator acknowledged while the vCPU was halted
   u64 event;         // to be injected at the next entry (EVENTINJ format)
   u64 cr4;           // as the TD sees it: with VMXE, which the CPU under it does not have
   u8 cpuid_ve;       // TDG.VP.CPUIDVE.SET: bit 0 supervisor, bit 1 user
@@ -141,7 +140,6 @@ void host_send_nmi(u32 index);
 void host_send_vector(u32 index, u32 vector);
 void host_start_cpus(void);
 void host_setup_idt(void);
-void host_idle(void);                                // waits for an interrupt; its vector goes to irr
 void host_take_nmi(void);                            // after an NMI exit: lets the CPU take it
 void tsc_calibrate_begin(void);
 void tsc_calibrate_end(void);
@@ -176,6 +174,7 @@ u64 memory_next_shared(u64 gpa);                     // at or after gpa; 0: none
 // --- vcpu.c: running
 __noreturn void vcpu_run(struct vcpu *v);
 void vcpu_init(struct vcpu *v);
+void vcpu_wait(struct vcpu *v);                      // for an interrupt, which stays pending
 void inject_exception(struct vcpu *v, u32 vector, bool has_error, u32 error);
 static inline void inject_gp(struct vcpu *v) { inject_exception(v, 13, true, 0); }
 void inject_ve(struct vcpu *v, u32 reason, u64 qualification, u64 gla, u64 gpa, u32 length, u32 info);

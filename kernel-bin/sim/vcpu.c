@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One vCPU: its initial state, the loop of runs and exits, exceptions for the TD, control registers. Physical interrupts
-// are not intercepted: with them the machine's own APIC does what posted interrupts do. Those that the simulator had to
-// acknowledge while the vCPU was halted are handed over as virtual interrupts.
+// are not intercepted: with them the machine's own APIC does what posted interrupts do. The simulator never takes one: it
+// waits for them by running a guest of its own that halts, and leaves without acknowledging.
 #include "sim/sim.h"
 
 enum { X_CR_READ = 0x00, X_CR_WRITE = 0x10, X_UD = 0x46, X_NMI = 0x61, X_RDPMC = 0x6f, X_CPUID = 0x72, X_RSM = 0x73, X_INVD = 0x76,
@@ -13,8 +13,7 @@ enum { X_CR_READ = 0x00, X_CR_WRITE = 0x10, X_UD = 0x46, X_NMI = 0x61, X_RDPMC =
 #define EVENT_NMI (2ul << 8)
 #define EVENT_EXCEPTION (3ul << 8)
 #define EVENT_TYPE (7ul << 8)
-#define V_IRQ BIT(8)
-#define V_IGNORE_TPR BIT(20)
+#define V_INTR_MASKING BIT(24)
 #define EFER_SVME BIT(12)
 #define CR0_PE BIT(0)
 #define CR0_NE BIT(5)
@@ -221,24 +220,33 @@ static void handle_exit(struct vcpu *v) {
   }
 }
 
-// Returns the vector that is offered as a virtual interrupt, or 0.
-static u32 deliver_pending(struct vcpu *v) {
-  struct vmcb *m = v->vmcb;
-  if (!v->event && v->nmi_pending) {
-    v->nmi_pending = 0;
-    v->event = EVENT_VALID | EVENT_NMI | 2;
+// TDVMCALL<HLT>: until an interrupt is pending, or an NMI came. SVM's own HLT would acknowledge the interrupt, so the CPU
+// halts in a guest that has nothing but the simulator's page tables and a HLT; its interrupts are intercepted.
+void vcpu_wait(struct vcpu *v) {
+  static struct vmcb idle_vmcbs[MAX_CPUS] __aligned(4096);
+  extern char idle_code[];
+  struct vmcb *m = &idle_vmcbs[v->index];
+  u64 g[16];
+  if (!m->asid) {
+    m->misc1 = 3; // INTR, NMI
+    m->misc2 = 1;
+    m->asid = 2;
+    m->int_control = (u32)V_INTR_MASKING;
+    m->cs = segment(8, 0xa09b, ~0u);
+    m->ds = m->es = m->ss = segment(0x18, 0xc093, ~0u);
+    m->efer = rdmsr(0xc0000080);
+    __asm__("movq %%cr3, %0" : "=r"(m->cr3));
+    __asm__("movq %%cr0, %0" : "=r"(m->cr0));
+    m->dr6 = 0xffff0ff0;
+    m->dr7 = 0x400;
   }
-  m->event_injection = v->event;
-  v->event = 0;
-  m->int_control = 0;
-  for (u32 i = 4; i-- > 0;)
-    if (v->irr[i]) {
-      u64 vector = i * 64u + 63u - (u32)__builtin_clzl(v->irr[i]);
-      m->int_control = (u32)(V_IRQ | V_IGNORE_TPR | (vector >> 4) << 16);
-      m->int_vector = (u32)vector;
-      return (u32)vector;
-    }
-  return 0;
+  __asm__("movq %%cr4, %0" : "=r"(m->cr4));
+  m->rip = (u64)(uptr)idle_code;
+  m->rflags = 2;
+  __asm__ volatile("sti"); // looked at by VMRUN alone: GIF is 0
+  svm_run(virt_to_phys(m), g);
+  __asm__ volatile("cli");
+  if (m->exit_code == X_NMI) host_take_nmi();
 }
 
 __noreturn void vcpu_run(struct vcpu *v) {
@@ -246,7 +254,12 @@ __noreturn void vcpu_run(struct vcpu *v) {
   u64 phys = virt_to_phys(m), host_cr4, want;
   __asm__("movq %%cr4, %0" : "=r"(host_cr4));
   for (;;) {
-    u32 offered = deliver_pending(v);
+    if (!v->event && v->nmi_pending) {
+      v->nmi_pending = 0;
+      v->event = EVENT_VALID | EVENT_NMI | 2;
+    }
+    m->event_injection = v->event;
+    v->event = 0;
     want = (host_cr4 & ~CR4_MATCH) | (m->cr4 & CR4_MATCH);
     if (want != host_cr4) {
       host_cr4 = want;
@@ -258,7 +271,6 @@ __noreturn void vcpu_run(struct vcpu *v) {
     count(v, SVM_EXITS);
     __atomic_store_n(&v->in_guest, 0, __ATOMIC_SEQ_CST);
     v->g[RAX] = m->rax;
-    if (offered && !(m->int_control & V_IRQ)) bit_clear(v->irr, offered); // delivered
     handle_exit(v);
   }
 }

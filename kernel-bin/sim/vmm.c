@@ -23,10 +23,8 @@ static u64 get_cpuid(struct vcpu *v, u64 *r) {
 static u64 halt(struct vcpu *v) {
   count(v, EXIT_HLT);
   if (lie(v, LIE_WAKE)) return VMCALL_SUCCESS;
-  while (!(v->irr[0] | v->irr[1] | v->irr[2] | v->irr[3]) && !READ_ONCE(v->nmi_pending)) {
-    host_idle();
-    if (v->index == 0) serial_poll();
-  }
+  if (!READ_ONCE(v->nmi_pending)) vcpu_wait(v);
+  if (v->index == 0) serial_poll();
   return VMCALL_SUCCESS;
 }
 
