@@ -5,7 +5,16 @@
 // they were written, those found in folders are normalised; an entry that has a hash is believed. With a chroot, paths are
 // resolved inside it. Source: python/graminelibos/manifest.py of Gramine 1.9; recorded answers in the corpus.
 
-import { accessSync, constants, type Dirent, lstatSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  type Dirent,
+  lstatSync,
+  readdirSync,
+  readlinkSync,
+  type Stats,
+  statSync,
+} from 'node:fs';
 import { ManifestError } from './errors.js';
 import { parseUri } from './host-path.js';
 import { compareCodePoints } from './python-values.js';
@@ -231,10 +240,19 @@ function kindOf(path: string, problem: Problem): 'file' | 'folder' | 'other' | '
     const s = statSync(path.replace(/(.)\/+$/, '$1') || '.');
     return s.isFile() ? 'file' : s.isDirectory() ? 'folder' : 'other';
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ELOOP') return 'missing';
-    return problem(`"${path}" cannot be looked at: ${code ?? String(error)}`);
+    if (isAbsence(error)) return 'missing';
+    return problem(cannotLook(path, error));
   }
+}
+
+/** Errors of a look at a path that mean: there is nothing. Python's pathlib has the same list. */
+function isAbsence(error: unknown): boolean {
+  return ['ENOENT', 'ENOTDIR', 'EBADF', 'ELOOP'].includes((error as NodeJS.ErrnoException).code ?? '');
+}
+
+function cannotLook(path: string, error: unknown): string {
+  const { code } = error as NodeJS.ErrnoException;
+  return `${JSON.stringify(path)} cannot be looked at: ${code === 'EACCES' ? 'permission denied' : (code ?? String(error))}`;
 }
 
 function checkKind(uri: string, kind: 'file' | 'folder' | 'other' | 'missing', problem: Problem): void {
@@ -268,7 +286,8 @@ function pathlib(path: string): string {
 
 /**
  * Collects the regular files below a folder, in code point order of their names. Links to files count as files under their
- * own name; links to folders are not followed; what is no file or cannot be read is passed over, as Gramine's tool does.
+ * own name; links to folders are not followed; what is no file or cannot be read is passed over, as Gramine's tool does. What
+ * cannot even be looked at, such as the target of a link in a folder of another user's, is an error, as it is there.
  */
 class Walk {
   /** Root can read every file. */
@@ -290,7 +309,7 @@ class Walk {
         continue;
       }
       const hostPath = join(hostFolder, entry.name);
-      const kind = fileKind(entry, hostPath, this.#isRoot);
+      const kind = this.#kindOf(entry, hostPath);
       if (kind === 'folder') this.options.onFolderLink?.(prefix + entry.name, hostPath);
       if (kind !== 'file') continue;
       if (this.real === undefined) {
@@ -307,6 +326,7 @@ class Walk {
     try {
       entries = readdirSync(folder, { withFileTypes: true });
     } catch {
+      this.#look(folder);
       return [];
     }
     if (entries.some(({ name }) => name.includes('\ufffd'))) this.#refuseInvalidNames(folder);
@@ -315,6 +335,23 @@ class Walk {
     return surrogates
       ? entries.sort((a, b) => compareCodePoints(a.name, b.name))
       : entries.sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /** Links are followed on the host here, even in a chroot: whether a link counts is the host's word. */
+  #kindOf(entry: Dirent, path: string): 'file' | 'folder' | 'other' {
+    if (entry.isFile() && this.#isRoot) return 'file';
+    if (!entry.isFile() && !entry.isSymbolicLink()) return 'other';
+    const stat = this.#look(path);
+    if (stat?.isDirectory()) return 'folder';
+    return stat?.isFile() && (this.#isRoot || isReadable(path, stat)) ? 'file' : 'other';
+  }
+
+  #look(path: string): Stats | undefined {
+    try {
+      return statSync(path);
+    } catch (error) {
+      return isAbsence(error) ? undefined : this.problem(cannotLook(path, error));
+    }
   }
 
   /** A name that is not UTF-8 reads as one with U+FFFD, and would be passed over in silence. */
@@ -333,18 +370,13 @@ function join(folder: string, entry: string): string {
   return folder === '' ? entry : folder.endsWith('/') ? folder + entry : `${folder}/${entry}`;
 }
 
-/** Links are followed on the host here, even in a chroot: whether a link counts is the host's word. */
-function fileKind(entry: Dirent, path: string, root: boolean): 'file' | 'folder' | 'other' {
-  if (entry.isFile() && root) return 'file';
-  if (!entry.isFile() && !entry.isSymbolicLink()) return 'other';
+function isReadable(path: string, { mode }: Stats): boolean {
+  if ((mode & 0o444) === 0o444) return true;
   try {
-    const stat = statSync(path);
-    if (stat.isDirectory()) return 'folder';
-    if (!stat.isFile()) return 'other';
-    if (!root && (stat.mode & 0o444) !== 0o444) accessSync(path, constants.R_OK);
-    return 'file';
+    accessSync(path, constants.R_OK);
+    return true;
   } catch {
-    return 'other';
+    return false;
   }
 }
 

@@ -12,9 +12,18 @@ import { expandTrustedFiles, FileList, pathOf } from './expand.js';
 import type { FileCache } from './file-cache.js';
 import { type GlobalsOptions, templateGlobals } from './globals.js';
 import { type Digests, type HashProgress, hashFiles } from './hasher.js';
+import { parseUri } from './host-path.js';
 import { addLinks, refuseShadowed } from './mounted.js';
 import { type Rendered, renderTemplate } from './template.js';
-import { parseToml, type TomlTable, type TomlValue, toml, writeString, writeTomlPieces } from './toml.js';
+import {
+  type Position,
+  parseToml,
+  type TomlTable,
+  type TomlValue,
+  toml,
+  writeString,
+  writeTomlPieces,
+} from './toml.js';
 
 export interface RenderRequest extends GlobalsOptions {
   readonly template: string;
@@ -92,7 +101,14 @@ export async function generateManifest(request: ManifestRequest): Promise<Genera
   const all = request.tdx ? files : found;
   const unknown = indicesToHash(all);
   const unknownPath = (i: number): string => pathOf(all.at(unknown[i] ?? 0));
+  const placeOf = (i: number): string => {
+    const entry = entryOf(trusted, all.at(unknown[i] ?? 0).uri);
+    return entry === undefined
+      ? ''
+      : formatProblem({ key: `${key}[${entry.index}]`, message: '', at: entry.at }, file, locate);
+  };
   const digests = await hashFiles(unknown.length, unknownPath, {
+    placeOf,
     tree: request.tdx ?? false,
     ...(request.cache === undefined ? {} : { cache: request.cache }),
     ...(request.threads === undefined ? {} : { threads: request.threads }),
@@ -118,6 +134,25 @@ function sectionOf(table: TomlTable, key: string): TomlTable {
   }
   if (section.kind !== 'table') throw new ManifestError('invalid', [`${key}: expected a table`]);
   return section;
+}
+
+/** The entry of the list that a file came from: its own, or that of a folder above it. */
+function entryOf(
+  trusted: TomlValue,
+  uri: string,
+): { readonly index: number; readonly at: Position | undefined } | undefined {
+  const path = parseUri(uri);
+  if (trusted.kind !== 'array' || path === undefined) return undefined;
+  const index = trusted.items.findIndex((item) => {
+    const own = item.kind === 'table' ? item.entries.get('uri') : item;
+    const above = own?.kind === 'string' ? parseUri(own.value) : undefined;
+    if (own?.kind !== 'string' || above === undefined) return false;
+    return (
+      path === above ||
+      (own.value.endsWith('/') && (above === '.' || path.startsWith(above === '/' ? '/' : `${above}/`)))
+    );
+  });
+  return index < 0 ? undefined : { index, at: trusted.items[index]?.at };
 }
 
 /** Table `tdx`, to which both lists of files go: the launcher reads them from one table only. */

@@ -29,6 +29,8 @@ export interface HashOptions {
   /** Default: one for each core. */
   readonly threads?: number;
   readonly onProgress?: (progress: HashProgress) => void;
+  /** What a message about a file begins with: where the file comes from. */
+  readonly placeOf?: (index: number) => string;
 }
 
 /** Digests of many files, packed. */
@@ -241,8 +243,8 @@ const REASONS: Readonly<Record<string, string>> = {
   EMFILE: 'cannot be read: too many open files',
 };
 
-function problem(path: string, code: string): ManifestError {
-  return new ManifestError('file', [`${JSON.stringify(path)} ${REASONS[code] ?? `cannot be read: ${code}`}`]);
+function problem(path: string, code: string, place = ''): ManifestError {
+  return new ManifestError('file', [`${place}${JSON.stringify(path)} ${REASONS[code] ?? `cannot be read: ${code}`}`]);
 }
 
 /** Below this much work starting threads costs more than they save. */
@@ -384,7 +386,7 @@ class HashRun implements Digests {
   #take({ indices, hash }: Batch, { count, keys, facts, digests, errors }: Answer): void {
     for (const [position, code] of errors) {
       const index = indices[position] ?? 0;
-      this.#fail(index, problem(this.pathOf(index), code));
+      this.#fail(index, problem(this.pathOf(index), code, this.options.placeOf?.(index)));
     }
     if (this.#failure !== undefined) return;
     if (hash) this.#batchFiles = Math.min(MAX_BATCH_FILES, 2 * count);

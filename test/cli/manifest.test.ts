@@ -261,7 +261,9 @@ describe('gramine-manifest refuses', () => {
         { cwd: work, encoding: 'utf8', ...user },
       );
     const explicit = ask('file:mixed/secret');
-    expect(explicit.stderr).toMatch(/"mixed\/secret" cannot be read: permission denied/);
+    expect(explicit.stderr).toMatch(
+      /^gramine-manifest: <string>:6:23: sgx\.trusted_files\[0\]: "mixed\/secret" cannot be read: permission denied\n$/,
+    );
     expect(explicit.status).toBe(1);
     const folder = ask('file:mixed/');
     expect(folder.stderr).toBe('');
@@ -272,20 +274,23 @@ describe('gramine-manifest refuses', () => {
   it('a file name that is not UTF-8, instead of passing it over', () => {
     mkdirSync(join(work, 'latin1'), { recursive: true });
     writeFileSync(Buffer.concat([Buffer.from(`${work}/latin1/`), Buffer.of(0xe4)]), '');
-    refused(`${HEAD}sgx.trusted_files = [ "file:latin1/" ]\n`, /has a name that is not UTF-8/);
+    refused(
+      `${HEAD}sgx.trusted_files = [ "file:latin1/" ]\n`,
+      /t:6:23: sgx\.trusted_files\[0\]: .* has a name that is not UTF-8/,
+    );
   });
 
   it('a path that escapes the chroot, and follows its links inside of it', () => {
     refused(
       `${HEAD}sgx.trusted_files = [ "file:../../etc/passwd" ]\n`,
-      /with a chroot only absolute paths can be trusted/,
+      /t:6:23: sgx\.trusted_files\[0\]: .*with a chroot only absolute paths can be trusted/,
       '--chroot',
       'data',
     );
     symlinkSync('/../../../../etc/passwd', join(work, 'data/out'));
     refused(
       `${HEAD}sgx.trusted_files = [ "file:/out" ]\n`,
-      /trusted file "file:\/out" does not exist/,
+      /t:6:23: sgx\.trusted_files\[0\]: trusted file "file:\/out" does not exist/,
       '--chroot',
       'data',
     );

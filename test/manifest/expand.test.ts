@@ -2,7 +2,7 @@
 //
 // Expansion of trusted files against the recorded answers of Gramine's tool, over the tree that they were recorded with.
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -61,8 +61,7 @@ describe.skipIf(!existsSync(ARCHIVE))('expands trusted files as Gramine’s tool
     >;
     expect(Object.keys(expected).length).toBeGreaterThan(40);
     for (const [key, { out, err }] of Object.entries(expected)) {
-      // The whole of this host's tree: the recorded run met a folder that it could not read, another host may not.
-      if (key === 'root.plain') continue;
+      if (key === 'root.plain') continue; // below: it wants an ordinary user
       const [name = '', mode] = key.split('.');
       if (out === null) {
         expect(() => expand(name, mode === 'chroot'), `${key}: ${err}`).toThrow(ManifestError);
@@ -71,5 +70,18 @@ describe.skipIf(!existsSync(ARCHIVE))('expands trusted files as Gramine’s tool
         expect(withoutHostContent(expand(name, mode === 'chroot')), key).toBe(withoutHostContent(wanted));
       }
     }
+  });
+
+  // The whole of this host's tree, as the user that the recorded run had: /proc/1/cwd is a link that only root may follow.
+  it('in the case root.plain', () => {
+    const user = process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : {};
+    const input = readFileSync(join(base, 'cases/root.manifest.in'));
+    const tool = fileURLToPath(new URL('../../dist/cli/gramine-manifest.js', import.meta.url));
+    const args = [tool, '--no-cache', '--no-check', '-', '/dev/null'];
+    const { status, stderr } = spawnSync(process.execPath, args, { input, encoding: 'utf8', cwd: '/', ...user });
+    expect(stderr).toMatch(
+      /^gramine-manifest: <stdin>:13:5: sgx\.trusted_files\[0\]: .* cannot be looked at: permission denied\n$/,
+    );
+    expect(status).toBe(1);
   });
 });
