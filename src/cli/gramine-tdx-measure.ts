@@ -60,7 +60,7 @@ async function measureApp(app: string, args: readonly string[], options: AppOpti
     env: options.env ?? [],
     cpus: options.cpus,
     memoryBytes: options.memory,
-    kernelImage: options.kernel,
+    kernelImage: options.kernel ?? process.env.GRAMINE_TDX_KERNEL,
   });
   const rtmrs = predictRtmrs(m.items);
   const mrtd = m.image === undefined ? undefined : predictMrtd(m.image);
