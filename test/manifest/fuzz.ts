@@ -6,6 +6,7 @@
 import { checkManifest } from '../../src/manifest/check.js';
 import { compileManifest, parseManifest, showPolicy } from '../../src/manifest/compile.js';
 import { addDefaults } from '../../src/manifest/defaults.js';
+import { describeKeys } from '../../src/manifest/effects.js';
 import { ManifestError } from '../../src/manifest/errors.js';
 import { templateGlobals } from '../../src/manifest/globals.js';
 import { encodePolicy } from '../../src/manifest/policy.js';
@@ -93,6 +94,48 @@ const TOKENS = [
   'gramine',
 ]; // prettier-ignore
 
+/** Every key of the schema, as it stands in a text. */
+const KEYS = describeKeys()
+  .filter(({ path }) => !path.includes('[]'))
+  .map(({ path }) => path);
+const HEX = '0123456789abcdef'.repeat(4);
+const VALUES = [
+  'true',
+  'false',
+  '0',
+  '-1',
+  '4294967295',
+  '4294967296',
+  '9223372036854775807',
+  '1.0',
+  'inf',
+  '1979-05-27',
+  '""',
+  '"/a/../b//c/"',
+  '"relative"',
+  '"file:/x"',
+  '"dev:/dev/shm"',
+  '"8M"',
+  '"18446744073709551616"',
+  '"99999999999G"',
+  '"dcap"',
+  '"all"',
+  '"required"',
+  '[]',
+  '{}',
+  '["a", "\\u0000"]',
+  '["file:/x", "file:x/../y", "file:"]',
+  '["80/tcp", "65536", "*:*", "[::1]:1"]',
+  `[{ uri = "file:/t", sha256 = "${HEX}", size = 1, mode = 420, root = "${HEX}" }, { uri = "file:l", link = "t" }]`,
+  '[{ path = "/p", uri = "file:/p" }, { type = "tmpfs", path = "/p/q" }, { path = "/p/", uri = "file:q" }]',
+  '[{ name = "getpid", return = -38 }, { name = 3 }]',
+  '{ value = "v" }',
+  '{ passthrough = true }',
+  '{ k = "00112233445566778899aabbccddeeff", _k = "" }',
+  '"{{ n|int }}"',
+  '{{ env.A }}',
+]; // prettier-ignore
+
 /** A small generator, so that a seed repeats a run (mulberry32). */
 export function randomFrom(seed: number): () => number {
   let state = seed >>> 0;
@@ -108,7 +151,12 @@ export function randomFrom(seed: number): () => number {
 export function mutate(corpus: readonly string[], random: () => number): string {
   const pick = <T>(list: readonly T[]): T | undefined => list[Math.floor(random() * list.length)];
   let text = pick(corpus) ?? '';
-  for (let n = 1 + Math.floor(random() * 6); n > 0; n -= 1) {
+  // Mostly few changes: many at once hardly ever leave a manifest.
+  for (let n = 1 + Math.floor(random() ** 3 * 6); n > 0; n -= 1) {
+    if (random() < 0.4) {
+      text = withLine(text, random, pick);
+      continue;
+    }
     const at = Math.floor(random() * (text.length + 1));
     const end = Math.min(text.length, at + Math.floor(random() ** 3 * 60));
     switch (Math.floor(random() * 5)) {
@@ -132,6 +180,14 @@ export function mutate(corpus: readonly string[], random: () => number): string 
     }
   }
   return text.slice(0, 4000);
+}
+
+/** A line `KEY = VALUE` more, or in the place of another. */
+function withLine(text: string, random: () => number, pick: <T>(list: readonly T[]) => T | undefined): string {
+  const lines = text.split('\n');
+  const at = Math.floor(random() * (lines.length + 1));
+  lines.splice(at, random() < 0.4 ? 1 : 0, `${pick(KEYS)} = ${pick(VALUES)}`);
+  return lines.join('\n');
 }
 
 const globals = templateGlobals({
@@ -186,11 +242,12 @@ function parse(text: string): string | undefined {
 export function fuzz(seconds: number, seed: number, log: (line: string) => void = () => {}): number {
   const random = randomFrom(seed);
   const corpus = [...SEEDS];
+  const deep: string[] = [];
   const best = new Map<number, number>();
   const end = Date.now() + seconds * 1000;
   let runs = 0;
   for (; Date.now() < end; runs += 1) {
-    const text = mutate(corpus, random);
+    const text = mutate(deep.length > 0 && random() < 0.7 ? deep : corpus, random);
     const started = performance.now();
     let depth: number;
     try {
@@ -201,8 +258,12 @@ export function fuzz(seconds: number, seed: number, log: (line: string) => void 
     const took = performance.now() - started;
     if (took > 2000) throw new Error(`seed ${seed}, run ${runs}: took ${Math.round(took)} ms: ${JSON.stringify(text)}`);
     best.set(depth, (best.get(depth) ?? 0) + 1);
-    // What came far is worth mutating further.
-    if (depth >= 3 && corpus.length < 500 && random() < 0.05) corpus.push(text);
+    // What came far is worth mutating further; the oldest of it makes room.
+    if (depth === 3 && corpus.length < 100 && random() < 0.05) corpus.push(text);
+    if (depth >= 4 && random() < (depth === 5 ? 0.2 : 0.02)) {
+      deep.push(text);
+      if (deep.length > 500) deep.splice(Math.floor(random() * 250), 1);
+    }
   }
   log(
     `${runs} inputs; by depth: ${[...best]
