@@ -90,74 +90,125 @@ function checkMeasurable(s: TdvfSection, i: number, imageBytes: number): void {
   }
 }
 
-/** Feeds the hash in large pieces: a call into the hash per 256-byte chunk would cost more than the hashing. */
+/** What a run of operations does to each page: add it, extend its chunks, or both at once. */
+type Pass = 'add' | 'extend' | 'both';
+
+function passes(order: MrtdOrder, extended: boolean): readonly Pass[] {
+  if (!extended) return ['add'];
+  switch (order) {
+    case 'page':
+      return ['both'];
+    case 'section':
+      return ['add', 'extend'];
+    default:
+      return order satisfies never;
+  }
+}
+
+/**
+ * Feeds the hash in large pieces: a call into the hash for each 256-byte chunk would cost more than the hashing. A stage
+ * holds the operations of some pages, with the names already in place; a page then costs its addresses and its content.
+ */
 class MrtdBuilder {
   readonly #hash: Hash = createHash('sha384');
-  readonly #stage = Buffer.alloc(64 * (BLOCK_BYTES + CHUNKS_PER_PAGE * EXTEND_BYTES));
-  #used = 0;
+  readonly #stages = new Map<Pass, Stage>();
 
   constructor(
     readonly image: Uint8Array,
     readonly padding: MrtdPadding,
-    readonly trace: MrtdOptions['trace'],
+    readonly trace: ((operation: MrtdOperation) => void) | undefined,
   ) {}
 
   section(s: TdvfSection, index: number, order: MrtdOrder): void {
-    const pages = Number(s.memoryDataSize / BigInt(PAGE_BYTES));
-    const extended = (s.attributes & ATTRIBUTE_MR_EXTEND) !== 0;
-    switch (order) {
-      case 'page':
-        for (let p = 0; p < pages; p++) {
-          this.#add(s, index, p);
-          if (extended) this.#extend(s, index, p);
-        }
-        return;
-      case 'section':
-        for (let p = 0; p < pages; p++) this.#add(s, index, p);
-        if (extended) for (let p = 0; p < pages; p++) this.#extend(s, index, p);
-        return;
-      default:
-        order satisfies never;
+    const pages = Number(s.memoryDataSize) / PAGE_BYTES;
+    for (const pass of passes(order, (s.attributes & ATTRIBUTE_MR_EXTEND) !== 0)) {
+      const stage = this.#stages.get(pass) ?? new Stage(pass);
+      this.#stages.set(pass, stage);
+      for (let p = 0; p < pages; p++) {
+        if (stage.full) this.#hash.update(stage.take());
+        this.#page(stage, s, p);
+        if (this.trace) tracePage(this.trace, pass, index, Number(s.memoryAddress) + p * PAGE_BYTES);
+      }
+      this.#hash.update(stage.take());
     }
   }
 
   digest(): Sha384 {
-    this.#flush();
     return asSha384(this.#hash.digest(), 'MRTD');
   }
 
-  #add(s: TdvfSection, index: number, page: number): void {
-    const gpa = s.memoryAddress + BigInt(page * PAGE_BYTES);
-    this.#block('MEM.PAGE.ADD', gpa);
-    this.trace?.({ op: 'MEM.PAGE.ADD', section: index, gpa });
+  #page(stage: Stage, s: TdvfSection, page: number): void {
+    // Exact: addresses have at most 52 bits.
+    const gpa = Number(s.memoryAddress) + page * PAGE_BYTES;
+    if (stage.pass !== 'extend') stage.block(gpa);
+    if (stage.pass === 'add') return;
+    const end = this.padding === 'zero' ? s.dataOffset + s.rawDataSize : this.image.length;
+    const from = s.dataOffset + page * PAGE_BYTES;
+    stage.load(this.image, from, end);
+    for (let at = 0; at < PAGE_BYTES; at += CHUNK_BYTES) {
+      stage.block(gpa + at);
+      stage.chunk(at);
+    }
   }
+}
 
-  #extend(s: TdvfSection, index: number, page: number): void {
-    for (let c = 0; c < CHUNKS_PER_PAGE; c++) {
-      const at = page * PAGE_BYTES + c * CHUNK_BYTES;
-      const gpa = s.memoryAddress + BigInt(at);
-      this.#block('MR.EXTEND', gpa);
-      const end = this.padding === 'zero' ? s.dataOffset + s.rawDataSize : this.image.length;
-      const from = Math.min(s.dataOffset + at, end);
-      const to = Math.min(from + CHUNK_BYTES, end);
-      this.#stage.set(this.image.subarray(from, to), this.#used);
-      this.#stage.fill(0, this.#used + (to - from), this.#used + CHUNK_BYTES);
-      this.#used += CHUNK_BYTES;
-      this.trace?.({ op: 'MR.EXTEND', section: index, gpa });
+function tracePage(trace: (o: MrtdOperation) => void, pass: Pass, section: number, gpa: number): void {
+  if (pass !== 'extend') trace({ op: 'MEM.PAGE.ADD', section, gpa: BigInt(gpa) });
+  if (pass === 'add') return;
+  for (let at = 0; at < PAGE_BYTES; at += CHUNK_BYTES) trace({ op: 'MR.EXTEND', section, gpa: BigInt(gpa + at) });
+}
+
+const STAGE_PAGES = 16;
+
+class Stage {
+  readonly #bytes: Buffer;
+  readonly #words: Uint32Array;
+  readonly #limit: number;
+  #used = 0;
+
+  constructor(readonly pass: Pass) {
+    const adds = pass === 'extend' ? 0 : 1;
+    const extensions = pass === 'add' ? 0 : CHUNKS_PER_PAGE;
+    this.#limit = STAGE_PAGES * (adds * BLOCK_BYTES + extensions * EXTEND_BYTES);
+    this.#bytes = Buffer.alloc(this.#limit + PAGE_BYTES);
+    this.#words = new Uint32Array(this.#bytes.buffer, this.#bytes.byteOffset, this.#bytes.length / 4);
+    let at = 0;
+    for (let p = 0; p < STAGE_PAGES; p++) {
+      for (let i = 0; i < adds; i++, at += BLOCK_BYTES) this.#bytes.write('MEM.PAGE.ADD', at, 'latin1');
+      for (let i = 0; i < extensions; i++, at += EXTEND_BYTES) this.#bytes.write('MR.EXTEND', at, 'latin1');
     }
   }
 
-  #block(name: string, gpa: bigint): void {
-    if (this.#used + EXTEND_BYTES > this.#stage.length) this.#flush();
-    const at = this.#used;
-    this.#stage.fill(0, at, at + BLOCK_BYTES);
-    this.#stage.write(name, at, 'latin1');
-    this.#stage.writeBigUInt64LE(gpa, at + 16);
+  get full(): boolean {
+    return this.#used === this.#limit;
+  }
+
+  /** The bytes staged so far; the next ones start over. */
+  take(): Uint8Array {
+    const bytes = this.#bytes.subarray(0, this.#used);
+    this.#used = 0;
+    return bytes;
+  }
+
+  /** The next operation's block: its name is there, its address is not. */
+  block(gpa: number): void {
+    const word = (this.#used + 16) >> 2;
+    this.#words[word] = gpa >>> 0;
+    this.#words[word + 1] = Math.floor(gpa / 0x1_0000_0000);
     this.#used += BLOCK_BYTES;
   }
 
-  #flush(): void {
-    this.#hash.update(this.#stage.subarray(0, this.#used));
-    this.#used = 0;
+  /** Puts a page of the image, zeros from `end` on, behind the operations. */
+  load(image: Uint8Array, from: number, end: number): void {
+    const present = Math.max(0, Math.min(end - from, PAGE_BYTES));
+    this.#bytes.set(image.subarray(from, from + present), this.#limit);
+    if (present < PAGE_BYTES) this.#bytes.fill(0, this.#limit + present);
+  }
+
+  /** The content of the chunk at `at` in the page loaded last. A copy inside one buffer needs no view made for it. */
+  chunk(at: number): void {
+    const from = this.#limit + at;
+    this.#bytes.copyWithin(this.#used, from, from + CHUNK_BYTES);
+    this.#used += CHUNK_BYTES;
   }
 }

@@ -3,7 +3,7 @@
 // Firmware, variables, kernels and disks of our own making, in the shape of OVMF's: what the tests of measured boot need
 // where no public image is at hand. Layouts: docs/measurement.md.
 
-import { concatBytes, fromHex, type TdvfSection, type UefiVariable } from '../../src/measure/index.js';
+import { fromHex, type TdvfSection, type UefiVariable } from '../../src/measure/index.js';
 
 const guid = (text: string): Buffer => {
   const [a = '', b = '', c = '', d = '', e = ''] = text.split('-');
@@ -222,5 +222,3 @@ export function pattern(length: number, seed = 1): Uint8Array {
   }
   return out;
 }
-
-export { concatBytes };

@@ -110,6 +110,9 @@ describe('MRTD', () => {
         expect(toHex(computeMrtd(bytes, { order, padding }))).toBe(
           naiveMrtd(bytes, sections, order, padding === 'zero'),
         );
+    const shifted = new Uint8Array(bytes.length + 1);
+    shifted.set(bytes, 1);
+    expect(computeMrtd(shifted.subarray(1), { order: 'page' })).toEqual(computeMrtd(bytes, { order: 'page' }));
     expect(computeMrtd(bytes, { order: 'page' })).not.toEqual(computeMrtd(bytes, { order: 'section' }));
   });
 
