@@ -121,7 +121,7 @@ static void build_hob(void) {
   memcpy(p, end_marker, 8);
 }
 
-static void say_digest(const char *name, const u8 digest[48]) {
+void say_digest(const char *name, const u8 digest[48]) {
   char text[97];
   for (u32 i = 0; i < 48; i++) snprintf(text + 2 * i, 3, "%02x", digest[i]);
   say("sim.%s=%s", name, text);

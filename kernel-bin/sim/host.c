@@ -263,6 +263,11 @@ void counters_print(void) {
     if (n) say("sim.%s=%lu", counter_names[c], n);
   }
   say("sim.exits.total=%lu", exits);
+  for (u32 i = 0; i < 4; i++) {
+    char name[8];
+    snprintf(name, sizeof(name), "rtmr%u", i);
+    say_digest(name, td.rtmr[i]);
+  }
   hostile_print();
   secret_scan();
 }

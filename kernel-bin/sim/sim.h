@@ -152,6 +152,7 @@ void serial_poll(void);
 
 // --- build.c: the TD's birth
 void td_build(void);
+void say_digest(const char *name, const u8 digest[48]);
 
 // --- memory.c: page states and nested page tables
 enum page_state { PAGE_FREE, PAGE_PENDING, PAGE_MAPPED, PAGE_BLOCKED, PAGE_TABLE };
@@ -223,7 +224,7 @@ enum { VMCALL_SUCCESS = 0, VMCALL_RETRY = 1 };
   X(LIE_HOB, "hob") X(LIE_STATUS, "status") X(LIE_VALUE, "value") X(LIE_STALE, "stale") X(LIE_CPUID, "cpuid") \
   X(LIE_MAPGPA_REFUSED, "mapgpa_refused") X(LIE_MAPGPA_RETRY, "mapgpa_retry") X(LIE_MAPGPA_WILD, "mapgpa_wild") \
   X(LIE_MAPGPA_IGNORED, "mapgpa_ignored") X(LIE_SMALL_PAGES, "small_pages") X(LIE_BLOCK, "block") X(LIE_REMOVE, "remove") \
-  X(LIE_SCRIBBLE, "scribble") X(LIE_INTERRUPT, "interrupt") X(LIE_DELAY, "delay") X(LIE_WAKE, "wake") X(LIE_QUOTE, "quote")
+  X(LIE_SCRIBBLE, "scribble") X(LIE_INTERRUPT, "interrupt") X(LIE_DELAY, "delay") X(LIE_WAKE, "wake") X(LIE_QUOTE, "quote") X(LIE_BUSY, "busy")
 #define LIE_ID(id, name) id,
 enum lie { LIES(LIE_ID) LIE_COUNT };
 void hostile_init(void);
