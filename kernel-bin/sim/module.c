@@ -100,6 +100,8 @@ void tdcall(struct vcpu *v) {
   count(v, MODULE_CALL);
   if (rax >> 24 || (version && !(leaf == 7 && version == 1))) {
     status = invalid(OPERAND_RAX);
+  } else if ((leaf == 2 || leaf == 4 || leaf == 6) && lie(v, LIE_BUSY)) { // the host is in the module with the same page or TD
+    status = status_operand(TDX_OPERAND_BUSY, OPERAND_RCX);
   } else switch (leaf) {
   case 0:
     if ((v->g[RCX] & (BIT(0) | BIT(1) | BIT(4))) || v->g[RCX] >> 32) {

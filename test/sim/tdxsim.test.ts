@@ -20,6 +20,7 @@ interface Run {
   readonly checks: readonly string[];
   readonly console: string;
   readonly said: ReadonlyMap<string, string>;
+  readonly text: string;
 }
 interface Setup {
   readonly mode?: number;
@@ -66,11 +67,12 @@ describe.skipIf(!existsSync(simulator))('tdxsim', () => {
     });
     await new Promise((resolve) => child.once('close', resolve));
     const said = new Map<string, string>();
-    for (const line of readFileSync(text, 'latin1').split('\n')) {
+    const words = readFileSync(text, 'latin1');
+    for (const line of words.split('\n')) {
       const at = line.indexOf('=');
       if (at > 0) said.set(line.slice(0, at), line.slice(at + 1));
     }
-    return { checks: console.split('\n').filter((line) => /^(ok|FAIL) /.test(line)), console, said };
+    return { checks: console.split('\n').filter((line) => /^(ok|FAIL) /.test(line)), console, said, text: words };
   }
 
   function expectAllGood(result: Run, atLeast: number): void {
@@ -171,6 +173,15 @@ describe.skipIf(!existsSync(simulator))('tdxsim', () => {
     } finally {
       server.close();
     }
+  });
+
+  it('finds a secret that the TD gives away, and none that it keeps', async () => {
+    const options = { secret: 'a secret that must not get out!!' };
+    const found = async (mode: number) => (await run({ mode, options })).said.get('sim.secret');
+    expect(await found(9)).toMatch(/^in shared memory at 0x1001000$/);
+    expect(await found(11)).toBe('not found');
+    const { text } = await run({ mode: 10, options });
+    expect(text).toContain('sim.secret=in a register of a TDVMCALL');
   });
 
   it('refuses parameters that make no TD', async () => {
