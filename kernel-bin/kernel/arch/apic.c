@@ -60,7 +60,11 @@ bool apic_is_x2(void) { return cpu_features.x2apic; }
 
 void apic_init_this(void) {
   if (in_td) {
-    this_cpu()->apic_id = apic_read(APIC_ID); // the host's: a wrong one sends interrupts astray, no more
+    // The host's answer, needed where its topology leaves gaps. The module knows the lowest byte at least of the vCPU's
+    // number or, with topology enumeration, of the id itself: another one would send interrupts astray.
+    u32 id = apic_read(APIC_ID), known = cpuid(1, 0).ebx >> 24;
+    if ((id & 0xff) != known) panic("vCPU %u: the host gives it APIC id %#x, the TDX module %#x", this_cpu()->id, id, known);
+    this_cpu()->apic_id = id;
     apic_write(APIC_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
     apic_write(APIC_LVT_TIMER, VECTOR_TIMER | LVT_TSC_DEADLINE);
     return;

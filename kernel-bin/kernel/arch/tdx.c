@@ -120,9 +120,21 @@ int tdx_vmcall_setup_event_notify(u32 vector) {
 void tdx_halt(void) { tdx_vmcall(VMCALL_HLT, 0, 0, 0, 0, NULL); }
 void tdx_halt_blocked(void) { tdx_vmcall(VMCALL_HLT, 1, 0, 0, 0, NULL); }
 
+// A host that says no, where no honest one does, gets no further: what was lost could be a doorbell or a timer, and the
+// machine would hang. The first time ends it; what the end itself asks for is lost quietly.
+void tdx_refused(const char *what, u64 at, u64 status) {
+  static u32 seen;
+  if (!__atomic_exchange_n(&seen, 1, __ATOMIC_ACQ_REL)) panic("the host refuses %s %#lx: status %#lx", what, at, status);
+}
+
+u64 tdx_vmcall_retry(u64 fn, u64 r12, u64 r13, u64 r14, u64 r15, struct tdx_vmcall *out) {
+  u64 r10 = tdx_vmcall(fn, r12, r13, r14, r15, out);
+  for (u32 i = 0; r10 == TDVMCALL_RETRY && i < BUSY_RETRIES; i++) r10 = tdx_vmcall(fn, r12, r13, r14, r15, out);
+  return r10;
+}
+
 // The x2APIC registers that the module does not emulate, and the timer: the only MSRs that the host is asked about. An
-// interrupt carries no information (threat-model T15), so neither does what it reads here. A write that it refuses is a
-// timer or a wake-up that will never come: stopping with a word is better than sleeping for ever.
+// interrupt carries no information (threat-model T15), so neither does what the host says here.
 static void check_msr(u32 msr) {
   switch (msr) {
   case 0x802: case 0x803: case 0x80f: case 0x830: case 0x832 ... 0x839: case 0x83e: case MSR_TSC_DEADLINE: return;
@@ -133,14 +145,15 @@ static void check_msr(u32 msr) {
 u64 tdx_msr_read(u32 msr) {
   struct tdx_vmcall out;
   check_msr(msr);
-  return tdx_vmcall(VMCALL_RDMSR, msr, 0, 0, 0, &out) ? 0 : out.r11;
+  u64 r10 = tdx_vmcall_retry(VMCALL_RDMSR, msr, 0, 0, 0, &out);
+  if (r10) tdx_refused("to read MSR", msr, r10);
+  return r10 ? 0 : out.r11;
 }
 
 void tdx_msr_write(u32 msr, u64 v) {
   check_msr(msr);
-  u64 r10 = TDVMCALL_RETRY;
-  for (u32 i = 0; r10 == TDVMCALL_RETRY && i < MSR_RETRIES; i++) r10 = tdx_vmcall(VMCALL_WRMSR, msr, v, 0, 0, NULL);
-  if (r10) panic("the host refuses MSR %#x: status %#lx", msr, r10);
+  u64 r10 = tdx_vmcall_retry(VMCALL_WRMSR, msr, v, 0, 0, NULL);
+  if (r10) tdx_refused("to write MSR", msr, r10);
 }
 
 // The host may do a part and ask to be called again for the rest, or not get on for a while. Its answer only says where

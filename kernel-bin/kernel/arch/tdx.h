@@ -46,6 +46,8 @@ extern u64 tdx_accepted_bytes; // since boot; statistics
 // One TDVMCALL: r10 is 0 (standard call), `fn` r11; r12 to r15 in and out. Returns R10 of the answer. `out` may be NULL.
 struct tdx_vmcall { u64 r11, r12, r13, r14, r15; };
 u64 tdx_vmcall(u64 fn, u64 r12, u64 r13, u64 r14, u64 r15, struct tdx_vmcall *out);
+u64 tdx_vmcall_retry(u64 fn, u64 r12, u64 r13, u64 r14, u64 r15, struct tdx_vmcall *out); // again while R10 says RETRY
+void tdx_refused(const char *what, u64 at, u64 status); // the host said no where none should: ends the machine
 #define TDVMCALL_SUCCESS 0ul
 #define TDVMCALL_RETRY 1ul
 #define TDVMCALL_GPA_IN_USE 0x8000000000000001ul

@@ -21,12 +21,18 @@ size_t boot_record_len;
 static struct spinlock console_lock = SPINLOCK_INIT(RANK_CONSOLE);
 
 static void console_sink(const char *text, size_t len) {
+  static struct cpu *writer; // holds the lock
   u64 flags = irq_save();
-  bool locked = false;
+  struct cpu *me = this_cpu();
+  bool again = READ_ONCE(writer) == me, locked = false; // the serial port itself ended the machine (tdx_refused)
   // While panicking the lock may belong to a CPU that was stopped.
-  for (unsigned i = 0; !(locked = spin_trylock(&console_lock)) && !(panicking && i > 100000); i++) cpu_relax();
+  for (unsigned i = 0; !again && !(locked = spin_trylock(&console_lock)) && !(panicking && i > 100000); i++) cpu_relax();
+  if (locked) WRITE_ONCE(writer, me);
   host_serial_write(text, len);
-  if (locked) spin_unlock(&console_lock);
+  if (locked) {
+    WRITE_ONCE(writer, NULL);
+    spin_unlock(&console_lock);
+  }
   irq_restore(flags);
 }
 

@@ -25,10 +25,11 @@ static void check_port(u16 port, u16 size) {
   panic("port %#x is not on the list", port);
 }
 
-// In a TD what the host does not answer reads as an absent device does, all ones, and a write is lost.
 static u64 td_io(bool write, u64 port, u64 size, u64 v) {
   struct tdx_vmcall out;
-  return tdx_vmcall(VMCALL_IO, size, write, port, v, &out) ? ~0ul : out.r11;
+  u64 r10 = tdx_vmcall_retry(VMCALL_IO, size, write, port, v, &out);
+  if (r10) tdx_refused("port", port, r10);
+  return r10 ? ~0ul : out.r11;
 }
 
 host_u8 host_in8(u16 port) {
@@ -91,7 +92,9 @@ static volatile void *at(const struct host_mmio *m, u64 off, u64 size) {
 static u64 td_mmio(bool write, const struct host_mmio *m, u64 off, u64 size, u64 v) {
   struct tdx_vmcall out;
   (void)at(m, off, size);
-  return tdx_vmcall(VMCALL_MMIO, size, write, (m->phys + off) | pte_shared_bit, v, &out) ? ~0ul : out.r11;
+  u64 r10 = tdx_vmcall_retry(VMCALL_MMIO, size, write, (m->phys + off) | pte_shared_bit, v, &out);
+  if (r10) tdx_refused("device memory", m->phys + off, r10);
+  return r10 ? ~0ul : out.r11;
 }
 
 // One fixed instruction each, so that an emulating VMM sees the plainest access.
