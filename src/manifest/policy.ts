@@ -6,7 +6,7 @@
 
 import { type CborValue, encodeCbor } from './cbor.js';
 import { ManifestError } from './errors.js';
-import { Fields, isTable, Problems, type Table } from './fields.js';
+import { Fields, formatSize, isTable, Problems, type Table } from './fields.js';
 import { type HostPath, normalizeHostPath, parseUri } from './host-path.js';
 import { type FileMeta, type TrustedEntry, TrustedTree } from './trusted-tree.js';
 
@@ -65,6 +65,7 @@ export const LOG_LEVELS = ['none', 'error', 'warning', 'debug', 'trace', 'all'] 
 const MOUNT_TYPES = ['chroot', 'encrypted', 'tmpfs', 'untrusted_shm'] as const;
 const ID_MAX = 0xffff_ffff;
 const DEFAULT_BYTES = 256n * 1024n;
+const MIN_STACK_BYTES = 16n * 1024n;
 /** What the kernel takes for the limits of stack and heap. */
 const MAX_LIMIT_BYTES = 1n << 46n;
 
@@ -90,7 +91,7 @@ export function compilePolicy(manifest: unknown): Policy {
     allowed: files.allowed,
     check: files.check,
     limits: {
-      stack: sys.sub('stack').size('size', DEFAULT_BYTES, MAX_LIMIT_BYTES),
+      stack: stackSize(sys.sub('stack')),
       brk: sys.sub('brk').size('max_size', DEFAULT_BYTES, MAX_LIMIT_BYTES),
       fds: sys.sub('fds').integer('limit', 0, 1 << 20, 900),
     },
@@ -114,6 +115,14 @@ export function compilePolicy(manifest: unknown): Policy {
   };
   problems.throwIfAny();
   return policy;
+}
+
+/** A program without a stack cannot start. */
+function stackSize(stack: Fields): bigint {
+  const bytes = stack.size('size', DEFAULT_BYTES, MAX_LIMIT_BYTES);
+  if (bytes < MIN_STACK_BYTES)
+    stack.problems.add(stack.at('size'), `a size of at least ${formatSize(MIN_STACK_BYTES)}`, stack.raw('size'));
+  return bytes;
 }
 
 /** The policy's bytes, as the launch record carries them and RTMR2 measures them. */

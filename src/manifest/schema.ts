@@ -209,7 +209,7 @@ const gramineShape = {
         table({
           size: key(str, 'enforced', 'largest stack of the first thread', {
             default: '"256K"',
-            range: 'a size: digits and K, M or G',
+            range: 'a size of at least 16K: digits and K, M or G',
           }),
         }),
         'enforced',

@@ -309,6 +309,7 @@ describe('gramine-manifest refuses', () => {
 describe('--show-policy refuses what the policy cannot say', () => {
   it.each([
     ['sys.stack.size = "9223372036854775808"', 'expected a size such as "256K" below 8E, got "9223372036854775808"'],
+    ['sys.stack.size = "0"', 'expected a size of at least 16K, got "0"'],
     ['sys.brk.max_size = "99999999999G"', 'expected a size such as "256K" below 8E'],
     ['sys.brk.max_size = "65537G"', 'expected a size of at most 65536G'],
     ['tdx.net.publish = ["65536/tcp"]', 'with a port from 1 to 65535'],

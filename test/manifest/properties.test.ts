@@ -122,7 +122,7 @@ const manifest = fc.record({
     insecure__keys: fc.dictionary(fc.constantFrom('default', 'k1', 'k2'), hex(16)),
   }),
   sys: fc.record({
-    stack: fc.record({ size: optional(fc.constantFrom('8M', '1024', '1g')) }),
+    stack: fc.record({ size: optional(fc.constantFrom('8M', '65536', '1g')) }),
     fds: fc.record({ limit: optional(fc.nat(1 << 20)) }),
     disallow_subprocesses: optional(fc.boolean()),
     debug__mock_syscalls: optional(

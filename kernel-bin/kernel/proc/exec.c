@@ -193,7 +193,7 @@ static int build_image(struct exec *x) {
   as->stack_limit_bytes = stack_limit;
   as->as_limit_bytes = p->rlimits[RLIMIT_AS].cur;
   as->data_limit_bytes = p->rlimits[RLIMIT_DATA].cur;
-  as->brk_limit_bytes = policy.brk_bytes ? policy.brk_bytes : ~0ull;
+  as->brk_limit_bytes = policy.brk_bytes;
   as->stack_top = USER_END - random_pages(x, 22);
   u64 gap = MIN(MAX(stack_limit, 128 * MIB), USER_END / 6 * 5) + 16 * MIB;
   as->mmap_top = ALIGN_DOWN(as->stack_top - gap - random_pages(x, 28), PAGE_SIZE);

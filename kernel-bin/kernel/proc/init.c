@@ -12,8 +12,8 @@ struct init_args { char **argv, **envp; };
 
 static void set_limits(struct process *p) {
   for (unsigned i = 0; i < RLIM_COUNT; i++) p->rlimits[i] = (struct rlimit64_k){ ~0ull, ~0ull };
-  if (policy.stack_bytes) p->rlimits[RLIMIT_STACK].cur = policy.stack_bytes;
-  u64 fds = policy.fd_limit ? policy.fd_limit : 1024;
+  p->rlimits[RLIMIT_STACK].cur = policy.stack_bytes;
+  u64 fds = policy.fd_limit;
   p->rlimits[RLIMIT_NOFILE] = (struct rlimit64_k){ fds, MAX(fds, 1048576ull) };
   p->rlimits[RLIMIT_CORE].cur = 0;
   p->rlimits[RLIMIT_MEMLOCK] = (struct rlimit64_k){ 8 * MIB, 8 * MIB };
