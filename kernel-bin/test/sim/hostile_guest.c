@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define SECRET_BYTES 32
-#define HEAP (6 << 20)
+#define HEAP (2 << 20)
 static unsigned char secret[SECRET_BYTES];
 
 static void refused(const char *what) { perror(what); printf("refused: %s\n", what); fflush(stdout); exit(1); }

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kernel in a simulated TD whose host lies: seeds that once found something, and a few more. Many seeds at once:
+// kernel-bin/test/sim/hostile.js FIRST COUNT.
+
+import { execFileSync, spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { beforeAll, describe, expect, it } from 'vitest';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const build = process.env.GRAMINE_TDX_SIM_BUILD ?? join(root, 'kernel-bin/build');
+/** What each was: 3: vector 255 as a real interrupt; 9: the timer's MSR refused. */
+const FOUND = [3, 9];
+const OTHERS = [1, 11, 15, 16, 20, 27];
+
+describe('a host that lies', () => {
+  beforeAll(() => {
+    execFileSync('make', ['-s', '-C', join(root, 'kernel-bin'), `O=${build}`, 'sim', 'hostile-kernel'], {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
+  }, 600_000);
+
+  for (const seed of [...FOUND, ...OTHERS]) {
+    it(`seed ${seed} ends well`, { timeout: 180_000 }, async () => {
+      const script = join(root, 'kernel-bin/test/sim/hostile.js');
+      const child = spawn(process.execPath, [script, String(seed), '1', '--verbose'], {
+        env: { ...process.env, O: build },
+      });
+      let output = '';
+      child.stdout.on('data', (data: Buffer) => {
+        output += data.toString('latin1');
+      });
+      const status = await new Promise((resolve) => child.once('close', resolve));
+      expect(output).toMatch(/hostile: 1 passed, 0 failed/);
+      expect(status).toBe(0);
+    });
+  }
+});
