@@ -7,6 +7,7 @@ import { Command, CommanderError } from 'commander';
 import {
   type AppraisalCheck,
   appraise,
+  collateralToJson,
   MeasureError,
   parseQuote,
   parseReference,
@@ -19,7 +20,7 @@ import {
   type Verdict,
   verifyQuote,
 } from '../measure/index.js';
-import { collateralToJson, fetchCollateral, readBytes, readCollateral, readQuote, readText } from './measure-io.js';
+import { fetchCollateral, readBytes, readCollateral, readQuote, readText } from './measure-io.js';
 import { writeFile } from './measure-output.js';
 
 interface Options {

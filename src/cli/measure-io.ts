@@ -5,7 +5,7 @@
 
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Collateral, MeasureError, type SignedJson, signedJson, splitSignedJson } from '../measure/index.js';
+import { type Collateral, MeasureError, parseCollateral, splitSignedJson } from '../measure/index.js';
 
 export function readBytes(path: string, what: string): Uint8Array {
   try {
@@ -40,7 +40,9 @@ const FILES = {
 /** Collateral from a folder of files, or from one JSON file of strings. Errors: `collateral`, `malformed`. */
 export function readCollateral(path: string): Collateral {
   if (!existsSync(path)) throw new MeasureError('collateral', `collateral: ${path} does not exist`);
-  return statSync(path).isDirectory() ? fromFolder(path) : fromJson(readText(path, 'collateral'), path);
+  return statSync(path).isDirectory()
+    ? fromFolder(path)
+    : parseCollateral(readText(path, 'collateral'), `collateral ${path}`);
 }
 
 function fromFolder(folder: string): Collateral {
@@ -61,30 +63,6 @@ function fromFolder(folder: string): Collateral {
     rootCrl: readBytes(need('rootCrl'), 'root CRL'),
     pckCrl: readBytes(need('pckCrl'), 'PCK CRL'),
     ...(chain === undefined ? {} : { pckChain: readText(chain, 'PCK chain') }),
-  };
-}
-
-function fromJson(text: string, path: string): Collateral {
-  let value: Record<string, unknown>;
-  try {
-    value = JSON.parse(text) as Record<string, unknown>;
-  } catch (cause) {
-    throw new MeasureError('collateral', `collateral: ${path} is not JSON`, undefined, { cause });
-  }
-  const need = (key: string): string => {
-    const v = value[key];
-    if (typeof v !== 'string') throw new MeasureError('collateral', `collateral: ${path} has no text "${key}"`);
-    return v;
-  };
-  const signed = (key: string, what: string): SignedJson => signedJson(need(key), need(`${key}_signature`), what);
-  return {
-    tcbInfo: signed('tcb_info', 'TCB info'),
-    tcbInfoChain: need('tcb_info_issuer_chain'),
-    qeIdentity: signed('qe_identity', 'QE identity'),
-    qeIdentityChain: need('qe_identity_issuer_chain'),
-    rootCrl: need('root_ca_crl'),
-    pckCrl: need('pck_crl'),
-    ...(typeof value.pck_crl_issuer_chain === 'string' ? { pckChain: value.pck_crl_issuer_chain } : {}),
   };
 }
 
@@ -149,29 +127,4 @@ async function limitedBody(response: Response): Promise<Uint8Array> {
     parts.push(part);
   }
   return new Uint8Array(Buffer.concat(parts));
-}
-
-/** The one JSON file of strings that --collateral reads. */
-export function collateralToJson(c: Collateral): string {
-  const hex = (data: Uint8Array): string => Buffer.from(data).toString('hex');
-  const text = (data: Uint8Array | string): string =>
-    typeof data === 'string' ? data : Buffer.from(data).toString('latin1');
-  // DER, or the hexadecimal text that some servers answer: the reader takes either, as hexadecimal of what came.
-  const crl = (data: Uint8Array | string): string =>
-    typeof data === 'string' ? data : data[0] === 0x30 ? hex(data) : text(data).trim();
-  return `${JSON.stringify(
-    {
-      tcb_info: c.tcbInfo.text,
-      tcb_info_signature: hex(c.tcbInfo.signature),
-      tcb_info_issuer_chain: text(c.tcbInfoChain),
-      qe_identity: c.qeIdentity.text,
-      qe_identity_signature: hex(c.qeIdentity.signature),
-      qe_identity_issuer_chain: text(c.qeIdentityChain),
-      root_ca_crl: crl(c.rootCrl),
-      pck_crl: crl(c.pckCrl),
-      ...(c.pckChain === undefined ? {} : { pck_crl_issuer_chain: text(c.pckChain) }),
-    },
-    null,
-    2,
-  )}\n`;
 }

@@ -215,6 +215,60 @@ function refuseDuplicateKeys(text: string, what: string): void {
   }
 }
 
+/**
+ * Collateral from one JSON file of strings: names as below, CRLs in hexadecimal, as several tools store it and
+ * `gramine-tdx-verify --save-collateral` writes it. `what` names the file in messages. Errors: `collateral`.
+ */
+export function parseCollateral(json: string, what = 'collateral'): Collateral {
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch (cause) {
+    throw new MeasureError('collateral', `${what}: not JSON`, undefined, { cause });
+  }
+  const fields = new Map(Object.entries(typeof value === 'object' && value !== null ? value : {}));
+  const need = (key: string): string => {
+    const v: unknown = fields.get(key);
+    if (typeof v !== 'string') throw new MeasureError('collateral', `${what}: no text ${JSON.stringify(key)}`);
+    return v;
+  };
+  const signed = (key: string, name: string): SignedJson => signedJson(need(key), need(`${key}_signature`), name);
+  return {
+    tcbInfo: signed('tcb_info', 'TCB info'),
+    tcbInfoChain: need('tcb_info_issuer_chain'),
+    qeIdentity: signed('qe_identity', 'QE identity'),
+    qeIdentityChain: need('qe_identity_issuer_chain'),
+    rootCrl: need('root_ca_crl'),
+    pckCrl: need('pck_crl'),
+    ...(fields.has('pck_crl_issuer_chain') ? { pckChain: need('pck_crl_issuer_chain') } : {}),
+  };
+}
+
+/** What parseCollateral reads. */
+export function collateralToJson(c: Collateral): string {
+  const hex = (data: Uint8Array): string => Buffer.from(data).toString('hex');
+  const text = (data: Uint8Array | string): string =>
+    typeof data === 'string' ? data : Buffer.from(data).toString('latin1');
+  // DER, or the hexadecimal text that some servers answer: the reader takes either, as hexadecimal of what came.
+  const crl = (data: Uint8Array | string): string =>
+    typeof data === 'string' ? data : data[0] === 0x30 ? hex(data) : text(data).trim();
+  return `${JSON.stringify(
+    {
+      tcb_info: c.tcbInfo.text,
+      tcb_info_signature: hex(c.tcbInfo.signature),
+      tcb_info_issuer_chain: text(c.tcbInfoChain),
+      qe_identity: c.qeIdentity.text,
+      qe_identity_signature: hex(c.qeIdentity.signature),
+      qe_identity_issuer_chain: text(c.qeIdentityChain),
+      root_ca_crl: crl(c.rootCrl),
+      pck_crl: crl(c.pckCrl),
+      ...(c.pckChain === undefined ? {} : { pck_crl_issuer_chain: text(c.pckChain) }),
+    },
+    null,
+    2,
+  )}\n`;
+}
+
 export interface VerifiedCollateral {
   readonly tcbInfo: TcbInfo;
   readonly qeIdentity: QeIdentity;

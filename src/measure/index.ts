@@ -5,6 +5,8 @@
 export { concatBytes, equalBytes, fromHex, toHex } from './bytes.js';
 export {
   type Collateral,
+  collateralToJson,
+  parseCollateral,
   type SignedJson,
   signedJson,
   splitSignedJson,
