@@ -60,6 +60,7 @@ const REGISTERS = [
   'mrowner',
   'mrownerconfig',
   'mrseam',
+  'mrservicetd',
 ] as const;
 /** Beyond this many combinations of alternatives nobody wrote the values by hand. */
 const MAX_TRIPLES = 256;

@@ -33,6 +33,8 @@ const referenceSchema = z.strictObject({
   mrowner: anyOf.optional(),
   mrownerconfig: anyOf.optional(),
   mrseam: anyOf.optional(),
+  /** Of TD 1.5 quotes: without it no service TD (such as one that migrates the TD) may be bound. */
+  mrservicetd: anyOf.optional(),
   /** Big-endian hexadecimal numbers: (value & mask) must equal `value`. */
   attributes: z.strictObject({ value: hex8, mask: hex8 }).optional(),
   xfam: z.strictObject({ value: hex8, mask: hex8 }).optional(),
@@ -169,6 +171,7 @@ export interface AppraisalCheck {
   readonly detail: string;
 }
 
+const NO_SERVICE_TD = '00'.repeat(48);
 const REGISTERS = [
   'mrtd',
   'rtmr0',
@@ -209,6 +212,12 @@ export function appraise(verdict: Verdict, options: AppraisalOptions): Appraisal
     const wanted = reference[name];
     if (wanted)
       check(name, wanted.includes(toHex(actual[name])), `is ${toHex(actual[name])}; expected ${wanted.join(' or ')}`);
+  }
+  const serviceTd = verdict.quote.body.mrServiceTd;
+  if (serviceTd || reference.mrservicetd) {
+    const wanted = reference.mrservicetd ?? [NO_SERVICE_TD];
+    const is = serviceTd ? toHex(serviceTd) : NO_SERVICE_TD;
+    check('service TD', wanted.includes(is), `is ${is}; expected ${wanted.join(' or ')}`);
   }
   checkMasked(check, 'attributes', td.attributes, reference.attributes);
   checkMasked(check, 'xfam', td.xfam, reference.xfam);

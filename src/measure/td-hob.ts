@@ -76,6 +76,14 @@ function qemuRanges(memoryBytes: bigint, sections: readonly TdvfSection[]): Rang
       type: RESOURCE_SYSTEM_MEMORY,
       attributes: PRESENT_INITIALIZED_TESTED,
     }));
+  for (const a of accepted) {
+    if (!ram.some((r) => r.start <= a.start && a.end <= r.end)) {
+      throw new MeasureError(
+        'malformed',
+        `TD HOB: the firmware’s memory 0x${a.start.toString(16)}..0x${a.end.toString(16)} is not in a RAM of ${memoryBytes} bytes; QEMU would not start it`,
+      );
+    }
+  }
   return cutOut(ram, accepted, true);
 }
 

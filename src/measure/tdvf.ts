@@ -235,6 +235,13 @@ export function checkTdvf(tdvf: Tdvf): Finding[] {
       `BFV and CFV hold ${volumes} bytes, the image has ${imageBytes}${volumes > imageBytes ? ': part of a split image (VARS and CODE)?' : ''}`,
     );
   }
+  const bfv = sections.find((s) => s.type === 'BFV');
+  for (const [i, s] of sections.entries()) {
+    if (s.type !== 'TdInfo' && s.type !== 'TdParams') continue;
+    const [start, end] = [bfv?.dataOffset ?? 0, (bfv?.dataOffset ?? 0) + (bfv?.rawDataSize ?? 0)];
+    if (s.dataOffset < start || s.dataOffset + s.rawDataSize > end)
+      add('td-shim', 'info-in-bfv', `${s.type} lies outside the BFV’s bytes`, i);
+  }
   const placed = sections.map((s, i) => ({ s, i })).filter(({ s }) => s.memoryDataSize > 0n);
   placed.sort((a, b) => (a.s.memoryAddress < b.s.memoryAddress ? -1 : 1));
   for (let k = 1; k < placed.length; k++) {
@@ -286,6 +293,10 @@ function checkSection(
   const want = required[s.type];
   if (want !== undefined && s.attributes !== want)
     add('td-shim', 'attributes', `${s.type} has attributes ${s.attributes}, expected ${want}`, i);
+  if (s.type === 'Payload' && (s.attributes & ~ATTRIBUTE_MR_EXTEND) !== 0)
+    add('td-shim', 'attributes', `Payload has attributes ${s.attributes}, expected 0 or 1`, i);
+  if (info && (s.memoryAddress !== 0n || s.memoryDataSize !== 0n))
+    add('td-shim', 'info-without-memory', `${s.type} has an address or a memory size`, i);
   if (isVolume && s.memoryDataSize !== BigInt(s.rawDataSize)) {
     add('gce', 'sizes-equal', `memory size ${s.memoryDataSize} differs from the raw size ${s.rawDataSize}`, i);
   }

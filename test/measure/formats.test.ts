@@ -207,6 +207,9 @@ describe('TDVF metadata', () => {
     ['qemu raw-fits', set('CFV', { rawDataSize: 0x3000 })],
     ['qemu known-type', set('CFV', { type: 'Payload' })],
     ['td-shim attributes', set('BFV', { attributes: 0 })],
+    ['td-shim attributes', set('CFV', { type: 'Payload', attributes: 2 })],
+    ['td-shim info-without-memory', set('CFV', { type: 'TdInfo' })],
+    ['td-shim info-in-bfv', set('CFV', { type: 'TdParams', memoryAddress: 0n, memoryDataSize: 0n })],
     ['gce sizes-equal', set('CFV', { rawDataSize: 0x1000 })],
     ['gce volumes-cover-image', set('CFV', { rawDataSize: 0x1000 })],
     ['measure no-overlap', set('TD_HOB', { memoryAddress: 0x80b000n })],
@@ -264,6 +267,7 @@ describe('TD HOB', () => {
   it('refuses memory that no TD has, and firmware without a place for it', () => {
     expect(errorOf(() => tdHobDigest('qemu', 4097n, ovmfSections()))).toMatch(/not a multiple of 4096/);
     expect(errorOf(() => tdHobDigest('qemu', GIB, ovmfSections().slice(0, 2)))).toMatch(/no TD_HOB section/);
+    expect(errorOf(() => tdHobDigest('qemu', 8n << 20n, ovmfSections()))).toMatch(/is not in a RAM of 8388608 bytes/);
   });
 });
 

@@ -30,6 +30,7 @@ export interface QuoteOptions {
   readonly reportData?: Uint8Array;
   readonly teeTcbSvn?: readonly number[];
   readonly teeTcbSvn2?: readonly number[];
+  readonly mrServiceTd?: Uint8Array;
   readonly trailing?: Buffer;
 }
 
@@ -42,5 +43,6 @@ function quoteBody(o: QuoteOptions, kind: QuoteKind): Buffer {
   for (let i = 0; i < 4; i++) Buffer.from(o.rtmrs?.[i] ?? Buffer.alloc(48)).copy(b, 328 + 48 * i);
   Buffer.from(o.reportData ?? Buffer.alloc(64)).copy(b, 520);
   if (kind === 'TD1.5') Buffer.from(o.teeTcbSvn2 ?? o.teeTcbSvn ?? UP_TO_DATE).copy(b, 584);
+  if (kind === 'TD1.5') Buffer.from(o.mrServiceTd ?? Buffer.alloc(48)).copy(b, 600);
   return b;
 }

@@ -246,6 +246,16 @@ describe('the appraisal', () => {
     expect(failing(pki.quote({ mrtd, rtmrs, reportData, attributes: 0x10000400n }))).toEqual(['attributes known']);
   });
 
+  it('refuses a service TD that the reference does not name', () => {
+    const mrServiceTd = sha384(data);
+    const quote = pki.quote({ version: 5, kind: 'TD1.5', mrtd, rtmrs, reportData, mrServiceTd });
+    expect(failing(quote)).toEqual(['service TD']);
+    const named = { ...reference, mrservicetd: [toHex(mrServiceTd)] };
+    expect(failing(quote, { reference: named, reportData, eventLog: log })).toEqual([]);
+    const without = pki.quote({ mrtd, rtmrs, reportData });
+    expect(failing(without, { reference: named, reportData, eventLog: log })).toEqual(['service TD']);
+  });
+
   it('refuses a TCB status that was not named', () => {
     const p = new TestPki({ tcbStatus: 'SWHardeningNeeded' });
     const verdict = judge(p, p.quote({ mrtd, rtmrs, reportData }));
