@@ -251,7 +251,10 @@ interrupt_common:
   addq $16, %rsp
   iretq
 
-  .globl idle_code
+  .globl idle_code, probe_code
+probe_code:
+  movq %cr4, %rax
+  vmmcall
 idle_code:
   hlt
   jmp idle_code

@@ -175,6 +175,7 @@ u64 memory_next_shared(u64 gpa);                     // at or after gpa; 0: none
 // --- vcpu.c: running
 __noreturn void vcpu_run(struct vcpu *v);
 void vcpu_init(struct vcpu *v);
+void vcpu_probe(struct vcpu *v);                     // what this QEMU leaves out
 void vcpu_wait(struct vcpu *v);                      // for an interrupt, which stays pending
 void inject_exception(struct vcpu *v, u32 vector, bool has_error, u32 error);
 static inline void inject_gp(struct vcpu *v) { inject_exception(v, 13, true, 0); }

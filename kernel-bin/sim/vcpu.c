@@ -26,6 +26,7 @@ enum { X_CR_READ = 0x00, X_CR_WRITE = 0x10, X_UD = 0x46, X_NMI = 0x61, X_RDPMC =
 // Bits whose difference between simulator and TD costs a flush at every entry and exit (QEMU)
 #define CR4_MATCH (BIT(4) | BIT(7) | BIT(20) | BIT(21))
 
+static bool cr4_reads_exit = true;
 static u8 msr_bitmap[8192] __aligned(4096), io_bitmap[3 * 4096] __aligned(4096);
 
 static struct vmcb_seg segment(u16 selector, u32 rights, u32 limit) {
@@ -148,6 +149,7 @@ static void cr_exit(struct vcpu *v, u32 cr, bool write) {
       ve_instruction(v, VE_OTHER, 28, 4 | (u64)((op[2] & 7) | (rex & 1) << 3) << 8, length);
       return;
     }
+    if (!cr4_reads_exit) value |= CR4_VMXE;
     if ((value & ~CR4_CPU) != CR4_VMXE || (long_mode && (!(value & CR4_PAE) || ((value ^ m->cr4) & BIT(12))))) {
       inject_gp(v);
       return;
@@ -220,16 +222,15 @@ static void handle_exit(struct vcpu *v) {
   }
 }
 
-// TDVMCALL<HLT>: until an interrupt is pending, or an NMI came. SVM's own HLT would acknowledge the interrupt, so the CPU
-// halts in a guest that has nothing but the simulator's page tables and a HLT; its interrupts are intercepted.
-void vcpu_wait(struct vcpu *v) {
-  static struct vmcb idle_vmcbs[MAX_CPUS] __aligned(4096);
-  extern char idle_code[];
-  struct vmcb *m = &idle_vmcbs[v->index];
+// A guest with nothing but the simulator's own page tables: runs `code` until an exit.
+static u64 run_own_guest(struct vcpu *v, char *code) {
+  static struct vmcb vmcbs[MAX_CPUS] __aligned(4096);
+  struct vmcb *m = &vmcbs[v->index];
   u64 g[16];
   if (!m->asid) {
     m->misc1 = 3; // INTR, NMI
-    m->misc2 = 1;
+    m->misc2 = 3; // VMRUN, VMMCALL
+    m->cr_read = BIT(4);
     m->asid = 2;
     m->int_control = (u32)V_INTR_MASKING;
     m->cs = segment(8, 0xa09b, ~0u);
@@ -241,12 +242,26 @@ void vcpu_wait(struct vcpu *v) {
     m->dr7 = 0x400;
   }
   __asm__("movq %%cr4, %0" : "=r"(m->cr4));
-  m->rip = (u64)(uptr)idle_code;
+  m->rip = (u64)(uptr)code;
   m->rflags = 2;
   __asm__ volatile("sti"); // looked at by VMRUN alone: GIF is 0
   svm_run(virt_to_phys(m), g);
   __asm__ volatile("cli");
-  if (m->exit_code == X_NMI) host_take_nmi();
+  return m->exit_code;
+}
+
+// TDVMCALL<HLT>: until an interrupt is pending, or an NMI came. SVM's own HLT would acknowledge the interrupt, so the CPU
+// halts in a guest whose interrupts are intercepted.
+void vcpu_wait(struct vcpu *v) {
+  extern char idle_code[];
+  if (run_own_guest(v, idle_code) == X_NMI) host_take_nmi();
+}
+
+// QEMU 10.0 runs MOV from CR4 without asking: the TD then sees the CPU's CR4, without VMXE, and may write that back.
+void vcpu_probe(struct vcpu *v) {
+  extern char probe_code[];
+  cr4_reads_exit = run_own_guest(v, probe_code) == X_CR_READ + 4;
+  if (!cr4_reads_exit) say("sim.quirk=CR4 shows no VMXE under this QEMU");
 }
 
 __noreturn void vcpu_run(struct vcpu *v) {
