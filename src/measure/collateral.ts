@@ -286,7 +286,15 @@ export function verifyCollateral(c: Collateral, options: Pick<ChainOptions, 'anc
     const certificates = orderChain(parseCertificates(chain));
     verifyChain(certificates, { ...options, crls, what: `${what} signing chain` });
     const signer = certificates[0];
-    if (!signer || !verifySignature(signer, Buffer.from(json.text, 'utf8'), json.signature)) {
+    // The root signs the signer of collateral itself. A platform's certificate leads to the root too: whoever got a
+    // platform's key out must not be able to write that platform's TCB info.
+    if (certificates.length !== 2 || signer?.x509.ca !== false) {
+      throw new MeasureError(
+        'certificate',
+        `${what}: its signer must be issued by the root itself and be no CA; the chain has ${certificates.length} certificates`,
+      );
+    }
+    if (!verifySignature(signer, Buffer.from(json.text, 'utf8'), json.signature)) {
       throw new MeasureError('signature', `${what}: the signature does not verify`);
     }
   };

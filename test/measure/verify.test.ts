@@ -74,6 +74,19 @@ describe('the verdict', () => {
     expect(codeOf(() => judge(p, p.quote()))).toBe(code);
   });
 
+  it('refuses collateral that a platform signed, though its certificate leads to the same root', () => {
+    const c = pki.collateral;
+    const chain = c.pckChain ?? '';
+    const by = (other: Partial<Collateral>) => () => judge(pki, pki.quote(), { ...c, ...other });
+    expect(by({ tcbInfoChain: chain })).toThrow(/TCB info: its signer must be issued by the root itself/);
+    expect(by({ qeIdentityChain: chain })).toThrow(/QE identity: its signer must be issued by the root itself/);
+    const ca = String(chain)
+      .split(/(?=-----BEGIN)/)
+      .slice(1)
+      .join('');
+    expect(by({ tcbInfoChain: ca })).toThrow(/be no CA/);
+  });
+
   it.each<[PkiOptions, string]>([
     [{ tcbStatus: 'SWHardeningNeeded' }, 'SWHardeningNeeded'],
     [{ tcbStatus: 'ConfigurationNeeded', qeStatus: 'OutOfDate' }, 'OutOfDateConfigurationNeeded'],
