@@ -50,6 +50,7 @@ static void start_count(struct vcpu *v, u64 initial) {
 static void send_ipi(struct vcpu *v, u64 icr) {
   u32 mode = (u32)(icr >> 8 & 7), shorthand = (u32)(icr >> 18 & 3), dest = (u32)(icr >> 32);
   if (mode != 0 && mode != 1 && mode != 4) return;
+  if (lie(v, LIE_DELAY)) hostile_delay(v, 20000);
   for (u32 i = 0; i < td.num_vcpus; i++) {
     bool hit = shorthand == 1 ? i == v->index : shorthand == 2 ? true : shorthand == 3 ? i != v->index
       : dest == ~0u ? true : icr & BIT(11) ? dest >> 16 == i >> 4 && (dest >> (i & 15) & 1) : dest == i;
