@@ -3,8 +3,10 @@
 // The kernel in a simulated TD: the same image in every kind of TD, what its boot costs, and each thing that it refuses to
 // run with: the message on the console, the same in ReportFatalError, and the exit status.
 
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { computeMrtd } from '../../src/measure/index.js';
+import { root, runHere } from './machine.js';
 import { bootTd, canSimulate, type TdOptions, type TdOutcome } from './td-machine.js';
 
 const DEBUG = 1;
@@ -117,5 +119,16 @@ describe.skipIf(!canSimulate)('a simulated TD refuses to run', () => {
   ];
   it.each(cases)('%s', async (_name, options, message) => {
     expectRefusal(await bootTd(options), message);
+  });
+
+  it('with the message and exit status 70 of gramine-tdx', async () => {
+    const launcher = join(root, 'dist/cli/gramine-tdx.js');
+    const args = ['--simulate', '-q', '--simulator-option', 'attributes=0', 'busybox', 'echo', 'hi'];
+    const { status, stdout, stderr } = await runHere(process.execPath, [launcher, ...args]);
+    expect({ status, stdout }).toEqual({ status: 70, stdout: '' });
+    expect(stderr).toMatch(
+      /^gramine-tdx: this TD lets the host inject #VE: start it with SEPT_VE_DISABLE \(attributes bit 28\)$/m,
+    );
+    expect(stderr).toMatch(/the kernel reported a fatal error: this TD lets the host inject #VE/);
   });
 });
