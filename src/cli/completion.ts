@@ -23,8 +23,10 @@ function bash(command: Command): string {
   return `# ${name}: completion for bash. In ~/.bashrc: eval "$(${name} --completion bash)"
 ${id}() {
   local word=\${COMP_WORDS[COMP_CWORD]}
-  case $word in
-    -*) COMPREPLY=($(compgen -W '${words}' -- "$word")) ;;
+  case \${COMP_WORDS[COMP_CWORD - 1]}:$word in
+    --completion:*) COMPREPLY=($(compgen -W 'bash zsh' -- "$word")) ;;
+    --chroot:*|--libdir:*) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$word")) ;;
+    *:-*) COMPREPLY=($(compgen -W '${words}' -- "$word")) ;;
     *) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$word")) ;;
   esac
 }
@@ -37,10 +39,13 @@ function zsh(command: Command): string {
   const quote = (text: string) => text.replace(/[[\]\\:']/g, (c) => (c === "'" ? "'\\''" : `\\${c}`));
   const specs = command.options.map((option) => {
     const flags = flagsOf(option);
-    const value = option.required || option.optional ? `:${option.attributeName()}:_files` : '';
-    const names = flags.length > 1 ? `'(${flags.join(' ')})'{${flags.join(',')}}` : `'${flags[0]}'`;
-    const rest = `'[${quote(option.description)}]${value}'`;
-    return flags.length > 1 ? `  ${names}${rest} \\` : `  '${flags[0]}[${quote(option.description)}]${value}' \\`;
+    const name = option.attributeName();
+    const values = name === 'completion' ? '(bash zsh)' : /dir$|chroot/.test(name) ? '_files -/' : '_files';
+    const value = option.required || option.optional ? `:${name}:${values}` : '';
+    const rest = `[${quote(option.description.replaceAll('\n', ' '))}]${value}'`;
+    // A repeatable option may come again; of the others each name excludes itself and its twin.
+    const again = option.parseArg !== undefined ? '*' : `(${flags.join(' ')})`;
+    return `  '${again}'${flags.length > 1 ? `{${flags.join(',')}}'` : `'${flags[0]}`}${rest} \\`;
   });
   return `#compdef ${name}
 # ${name}: completion for zsh. In ~/.zshrc: eval "$(${name} --completion zsh)"

@@ -180,15 +180,12 @@ describe('gramine-manifest', () => {
       expect(help.stdout).toContain(option);
     for (const command of ['gramine-manifest', 'gramine-manifest-check']) {
       const script = run(command, ['--completion', 'bash']).stdout;
-      const asked = execFileSync(
-        'bash',
-        [
-          '-c',
-          `${script}\nCOMP_WORDS=(x --he) COMP_CWORD=1; _${command.replaceAll('-', '_')}; echo "\${COMPREPLY[@]}"`,
-        ],
-        { encoding: 'utf8' },
-      );
-      expect(asked.trim()).toBe('--help');
+      const words = (line: string) => {
+        const ask = `COMP_WORDS=(${line}) COMP_CWORD=${line.split(' ').length - 1}; _${command.replaceAll('-', '_')}`;
+        return execFileSync('bash', ['-c', `${script}\n${ask}; echo "\${COMPREPLY[@]}"`], { encoding: 'utf8' }).trim();
+      };
+      expect(words('x --he')).toBe('--help');
+      expect(words('x --completion z')).toBe('zsh');
     }
   });
 });
