@@ -5,7 +5,7 @@
 // nothing is re-serialised. Source: Intel PCS API version 4. All of it is hostile until its signature verifies.
 
 import { z } from 'zod';
-import { fromHex } from './bytes.js';
+import { fromHex, once } from './bytes.js';
 import { MeasureError } from './errors.js';
 import {
   type Certificate,
@@ -21,20 +21,6 @@ import {
 
 const MAX_JSON_BYTES = 4 << 20;
 
-const hex = (bytes: number) =>
-  z
-    .string()
-    .regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`))
-    .transform((s) => fromHex(s, 'field'));
-const time = z
-  .string()
-  .refine(
-    (s) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(s) && !Number.isNaN(Date.parse(s)),
-    'not a time like 2025-01-31T00:00:00Z',
-  )
-  .transform((s) => Date.parse(s));
-const svn = z.number().int().min(0).max(65535);
-
 /** Every status that Intel's TCB levels carry. */
 export const TCB_STATUSES = [
   'UpToDate',
@@ -47,54 +33,71 @@ export const TCB_STATUSES = [
 ] as const;
 export type LevelStatus = (typeof TCB_STATUSES)[number];
 
-const level = <T extends z.ZodType>(tcb: T) =>
-  z.object({ tcb, tcbDate: time, tcbStatus: z.enum(TCB_STATUSES), advisoryIDs: z.array(z.string()).optional() });
-const enclaveLevels = z.array(level(z.object({ isvsvn: svn })));
-const components = z.array(z.object({ svn })).length(16);
-
-const tcbInfoSchema = z.object({
-  id: z.literal('TDX'),
-  version: z.literal(3),
-  issueDate: time,
-  nextUpdate: time,
-  fmspc: hex(6),
-  pceId: hex(2),
-  tcbType: z.number().int(),
-  tcbEvaluationDataNumber: z.number().int().min(0),
-  tdxModule: z.object({ mrsigner: hex(48), attributes: hex(8), attributesMask: hex(8) }),
-  tdxModuleIdentities: z
-    .array(
-      z.object({
-        id: z.string(),
-        mrsigner: hex(48),
-        attributes: hex(8),
-        attributesMask: hex(8),
-        tcbLevels: enclaveLevels,
-      }),
+const schemas = once(() => {
+  const hex = (bytes: number) =>
+    z
+      .string()
+      .regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`))
+      .transform((s) => fromHex(s, 'field'));
+  const time = z
+    .string()
+    .refine(
+      (s) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(s) && !Number.isNaN(Date.parse(s)),
+      'not a time like 2025-01-31T00:00:00Z',
     )
-    .optional(),
-  tcbLevels: z
-    .array(level(z.object({ sgxtcbcomponents: components, pcesvn: svn, tdxtcbcomponents: components })))
-    .min(1),
+    .transform((s) => Date.parse(s));
+  const svn = z.number().int().min(0).max(65535);
+
+  const level = <T extends z.ZodType>(tcb: T) =>
+    z.object({ tcb, tcbDate: time, tcbStatus: z.enum(TCB_STATUSES), advisoryIDs: z.array(z.string()).optional() });
+  const enclaveLevels = z.array(level(z.object({ isvsvn: svn })));
+  const components = z.array(z.object({ svn })).length(16);
+
+  const tcbInfo = z.object({
+    id: z.literal('TDX'),
+    version: z.literal(3),
+    issueDate: time,
+    nextUpdate: time,
+    fmspc: hex(6),
+    pceId: hex(2),
+    tcbType: z.number().int(),
+    tcbEvaluationDataNumber: z.number().int().min(0),
+    tdxModule: z.object({ mrsigner: hex(48), attributes: hex(8), attributesMask: hex(8) }),
+    tdxModuleIdentities: z
+      .array(
+        z.object({
+          id: z.string(),
+          mrsigner: hex(48),
+          attributes: hex(8),
+          attributesMask: hex(8),
+          tcbLevels: enclaveLevels,
+        }),
+      )
+      .optional(),
+    tcbLevels: z
+      .array(level(z.object({ sgxtcbcomponents: components, pcesvn: svn, tdxtcbcomponents: components })))
+      .min(1),
+  });
+
+  const qeIdentity = z.object({
+    id: z.literal('TD_QE'),
+    version: z.literal(2),
+    issueDate: time,
+    nextUpdate: time,
+    tcbEvaluationDataNumber: z.number().int().min(0),
+    miscselect: hex(4),
+    miscselectMask: hex(4),
+    attributes: hex(16),
+    attributesMask: hex(16),
+    mrsigner: hex(32),
+    isvprodid: z.number().int().min(0).max(65535),
+    tcbLevels: enclaveLevels.min(1),
+  });
+  return { tcbInfo, qeIdentity };
 });
 
-const qeIdentitySchema = z.object({
-  id: z.literal('TD_QE'),
-  version: z.literal(2),
-  issueDate: time,
-  nextUpdate: time,
-  tcbEvaluationDataNumber: z.number().int().min(0),
-  miscselect: hex(4),
-  miscselectMask: hex(4),
-  attributes: hex(16),
-  attributesMask: hex(16),
-  mrsigner: hex(32),
-  isvprodid: z.number().int().min(0).max(65535),
-  tcbLevels: enclaveLevels.min(1),
-});
-
-export type TcbInfo = z.output<typeof tcbInfoSchema>;
-export type QeIdentity = z.output<typeof qeIdentitySchema>;
+export type TcbInfo = z.output<ReturnType<typeof schemas>['tcbInfo']>;
+export type QeIdentity = z.output<ReturnType<typeof schemas>['qeIdentity']>;
 
 /** A signed JSON text: exactly the bytes under the signature (r || s, 64 bytes). */
 export interface SignedJson {
@@ -300,8 +303,8 @@ export function verifyCollateral(c: Collateral, options: Pick<ChainOptions, 'anc
   };
   check(c.tcbInfo, c.tcbInfoChain, 'TCB info');
   check(c.qeIdentity, c.qeIdentityChain, 'QE identity');
-  const tcbInfo = parseSigned(tcbInfoSchema, c.tcbInfo, 'TCB info');
-  const qeIdentity = parseSigned(qeIdentitySchema, c.qeIdentity, 'QE identity');
+  const tcbInfo = parseSigned(schemas().tcbInfo, c.tcbInfo, 'TCB info');
+  const qeIdentity = parseSigned(schemas().qeIdentity, c.qeIdentity, 'QE identity');
   for (const [what, d] of [
     ['TCB info', tcbInfo],
     ['QE identity', qeIdentity],

@@ -5,7 +5,7 @@
 // VMM knows); it then stands for one event of its type.
 
 import { z } from 'zod';
-import { toHex } from './bytes.js';
+import { once, toHex } from './bytes.js';
 import { extend, type Sha384, sha384FromHex, ZERO_SHA384 } from './digest.js';
 import { MeasureError } from './errors.js';
 import { checkEventData, type DataCheck } from './event-data.js';
@@ -132,22 +132,24 @@ export function registersOf(expected: readonly ExpectedEvent[]): PredictedRtmrs 
 
 export const EVENTS_FORMAT = 'gramine-tdx-events/1';
 
-const eventsSchema = z.strictObject({
-  format: z.literal(EVENTS_FORMAT),
-  events: z
-    .array(
-      z.strictObject({
-        register: z.enum(['rtmr0', 'rtmr1', 'rtmr2', 'rtmr3']),
-        type: z.number().int().min(0).max(0xffffffff),
-        digest: z.string().optional(),
-        what: z.string(),
-        source: z.enum(['computed', 'log', 'unknown']),
-        /** The type's name, for people. */
-        name: z.string().optional(),
-      }),
-    )
-    .max(65536),
-});
+const eventsSchema = once(() =>
+  z.strictObject({
+    format: z.literal(EVENTS_FORMAT),
+    events: z
+      .array(
+        z.strictObject({
+          register: z.enum(['rtmr0', 'rtmr1', 'rtmr2', 'rtmr3']),
+          type: z.number().int().min(0).max(0xffffffff),
+          digest: z.string().optional(),
+          what: z.string(),
+          source: z.enum(['computed', 'log', 'unknown']),
+          /** The type's name, for people. */
+          name: z.string().optional(),
+        }),
+      )
+      .max(65536),
+  }),
+);
 
 /** Expected events as JSON, for `gramine-tdx-measure diff`. */
 export function eventsToJson(events: readonly ExpectedEvent[]): string {
@@ -176,7 +178,7 @@ export function eventsFromJson(text: string): ExpectedEvent[] {
   } catch (cause) {
     throw new MeasureError('malformed', 'expected events: not JSON', undefined, { cause });
   }
-  const result = eventsSchema.safeParse(value);
+  const result = eventsSchema().safeParse(value);
   if (!result.success) {
     const issues = result.error.issues.slice(0, 5).map((i) => `${i.path.join('.') || '(top)'}: ${i.message}`);
     throw new MeasureError('malformed', `expected events: ${issues.join('; ')}`);

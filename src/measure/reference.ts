@@ -6,7 +6,7 @@
 
 import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign, verify } from 'node:crypto';
 import { z } from 'zod';
-import { equalBytes, fromHex, toHex } from './bytes.js';
+import { equalBytes, fromHex, once, toHex } from './bytes.js';
 import { MeasureError } from './errors.js';
 import { checkEventData } from './event-data.js';
 import { parseEventLog, replayEventLog } from './event-log.js';
@@ -15,43 +15,47 @@ import type { TcbStatus, Verdict } from './verify.js';
 
 export const REFERENCE_FORMAT = 'gramine-tdx-reference/1';
 
-const hex48 = z.string().regex(/^[0-9a-f]{96}$/, 'expected 96 lower-case hexadecimal digits');
-const anyOf = z.array(hex48).min(1);
-const hex8 = z.string().regex(/^[0-9a-f]{16}$/, 'expected 16 lower-case hexadecimal digits');
+const referenceSchema = once(() => {
+  const hex48 = z.string().regex(/^[0-9a-f]{96}$/, 'expected 96 lower-case hexadecimal digits');
+  const anyOf = z.array(hex48).min(1);
+  const hex8 = z.string().regex(/^[0-9a-f]{16}$/, 'expected 16 lower-case hexadecimal digits');
 
-const referenceSchema = z.strictObject({
-  format: z.literal(REFERENCE_FORMAT),
-  /** For people: what was measured. Compared with nothing. */
-  about: z.record(z.string(), z.string()).optional(),
-  /** Each register may have several good values, such as the MRTDs of both page orders. */
-  mrtd: anyOf.optional(),
-  rtmr0: anyOf.optional(),
-  rtmr1: anyOf.optional(),
-  rtmr2: anyOf.optional(),
-  rtmr3: anyOf.optional(),
-  mrconfigid: anyOf.optional(),
-  mrowner: anyOf.optional(),
-  mrownerconfig: anyOf.optional(),
-  mrseam: anyOf.optional(),
-  /** Of TD 1.5 quotes: without it no service TD (such as one that migrates the TD) may be bound. */
-  mrservicetd: anyOf.optional(),
-  /** Big-endian hexadecimal numbers: (value & mask) must equal `value`. */
-  attributes: z.strictObject({ value: hex8, mask: hex8 }).optional(),
-  xfam: z.strictObject({ value: hex8, mask: hex8 }).optional(),
+  return z.strictObject({
+    format: z.literal(REFERENCE_FORMAT),
+    /** For people: what was measured. Compared with nothing. */
+    about: z.record(z.string(), z.string()).optional(),
+    /** Each register may have several good values, such as the MRTDs of both page orders. */
+    mrtd: anyOf.optional(),
+    rtmr0: anyOf.optional(),
+    rtmr1: anyOf.optional(),
+    rtmr2: anyOf.optional(),
+    rtmr3: anyOf.optional(),
+    mrconfigid: anyOf.optional(),
+    mrowner: anyOf.optional(),
+    mrownerconfig: anyOf.optional(),
+    mrseam: anyOf.optional(),
+    /** Of TD 1.5 quotes: without it no service TD (such as one that migrates the TD) may be bound. */
+    mrservicetd: anyOf.optional(),
+    /** Big-endian hexadecimal numbers: (value & mask) must equal `value`. */
+    attributes: z.strictObject({ value: hex8, mask: hex8 }).optional(),
+    xfam: z.strictObject({ value: hex8, mask: hex8 }).optional(),
+  });
 });
 
-export type ReferenceValues = z.output<typeof referenceSchema>;
+export type ReferenceValues = z.output<ReturnType<typeof referenceSchema>>;
 
-const signedSchema = z.strictObject({
-  reference: referenceSchema,
-  signatures: z.array(
-    z.strictObject({
-      algorithm: z.enum(['ed25519', 'ecdsa-p256-sha256', 'ecdsa-p384-sha384']),
-      key: z.string().regex(/^[0-9a-f]{64}$/),
-      signature: z.base64(),
-    }),
-  ),
-});
+const signedSchema = once(() =>
+  z.strictObject({
+    reference: referenceSchema(),
+    signatures: z.array(
+      z.strictObject({
+        algorithm: z.enum(['ed25519', 'ecdsa-p256-sha256', 'ecdsa-p384-sha384']),
+        key: z.string().regex(/^[0-9a-f]{64}$/),
+        signature: z.base64(),
+      }),
+    ),
+  }),
+);
 
 /** Canonical JSON: keys sorted by UTF-16 code units, no white space. For objects, arrays, strings and booleans only. */
 export function canonicalJson(value: unknown): string {
@@ -122,7 +126,7 @@ export function parseReference(text: string, key?: string | Buffer): ReferenceVa
     );
   }
   const isSigned = typeof value === 'object' && value !== null && 'reference' in value;
-  const result = (isSigned ? signedSchema : referenceSchema).safeParse(value);
+  const result = (isSigned ? signedSchema() : referenceSchema()).safeParse(value);
   if (!result.success) {
     throw new MeasureError(
       'malformed',
@@ -139,7 +143,7 @@ export function parseReference(text: string, key?: string | Buffer): ReferenceVa
   return data.reference;
 }
 
-function checkSignature(data: z.output<typeof signedSchema>, key: string | Buffer): void {
+function checkSignature(data: z.output<ReturnType<typeof signedSchema>>, key: string | Buffer): void {
   let k: KeyObject;
   try {
     k = createPublicKey(key);
