@@ -20,6 +20,7 @@
 #define MSR_EFER 0xc0000080
 #define EFER_SCE_LME_NXE 0x901
 #define TDG_MEM_PAGE_ACCEPT 6
+#define ACCEPT_BUSY_RETRIES 100000       // the host, or another vCPU, is in the module with the same page
 #define STATUS_BUSY 0x80000200           // the upper halves of the module's status codes
 #define STATUS_ALREADY_ACCEPTED 0x00000b0a
 #define STATUS_SIZE_MISMATCH 0xc0000b0b
@@ -100,13 +101,19 @@ accept_small:
   xorl %r8d, %r8d
   movl $0x1000, %r9d
 accept:
+  movl $ACCEPT_BUSY_RETRIES, %r10d
+accept_again:
   movl %edi, %ecx
   orl %r8d, %ecx
   movl $TDG_MEM_PAGE_ACCEPT, %eax
   .byte 0x66, 0x0f, 0x01, 0xcc          // TDCALL
   shrq $32, %rax
   cmpl $STATUS_BUSY, %eax
-  je accept
+  jne 2f
+  decl %r10d
+  jnz accept_again
+  jmp no_memory
+2:
   cmpl $STATUS_ALREADY_ACCEPTED, %eax
   je 1f
   testl %eax, %eax
