@@ -16,7 +16,7 @@ import {
   sha384,
   toHex,
 } from '../measure/index.js';
-import { checkOutput, note, type OutputOptions, printRegisters, writeOutput } from './measure-output.js';
+import { checkOutput, endWithReader, note, type OutputOptions, printRegisters, writeOutput } from './measure-output.js';
 import { addOutputOptions, addOvmfCommand } from './measure-ovmf.js';
 import { addShowCommands } from './measure-show.js';
 
@@ -92,6 +92,7 @@ async function measureApp(app: string, args: readonly string[], options: AppOpti
 }
 
 async function main(): Promise<void> {
+  endWithReader();
   try {
     await program().parseAsync();
   } catch (error) {

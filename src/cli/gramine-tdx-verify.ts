@@ -21,7 +21,7 @@ import {
   verifyQuote,
 } from '../measure/index.js';
 import { fetchCollateral, readBytes, readCollateral, readQuote, readText } from './measure-io.js';
-import { writeFile } from './measure-output.js';
+import { endWithReader, writeFile } from './measure-output.js';
 
 interface Options {
   readonly quote: string;
@@ -53,6 +53,7 @@ const STATUSES: readonly string[] = [
 ];
 
 async function main(): Promise<number> {
+  endWithReader();
   const command = new Command('gramine-tdx-verify')
     .description('Judge a TDX quote: signatures up to Intel’s root, TCB status, and the values that you expect.')
     .requiredOption('--quote <file>', 'the quote, binary or hexadecimal ("-" for stdin)')

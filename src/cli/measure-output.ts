@@ -18,6 +18,15 @@ import {
 } from '../measure/index.js';
 import { readText } from './measure-io.js';
 
+/** A reader that has seen enough (`| head`) ends the command, quietly, with the status that the shell expects. */
+export function endWithReader(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit(SIGPIPE_STATUS);
+  });
+}
+const SIGPIPE_STATUS = 128 + 13;
+
 export const out = (line: string): void => {
   process.stdout.write(`${line}\n`);
 };

@@ -365,6 +365,16 @@ describe('gramine-tdx-measure', () => {
     expect((await measure('mrtd', 'code.fd')).code).toBe(1);
   });
 
+  it('ends quietly when its reader has seen enough', async () => {
+    const command = `"${process.execPath}" "${file('gramine-tdx-measure.cjs')}" mrtd image.fd --trace | head -1`;
+    const r = await new Promise<Result>((resolve) =>
+      execFile('sh', ['-c', command], { cwd: dir }, (error, stdout, stderr) =>
+        resolve({ code: error ? Number(error.code ?? -1) : 0, stdout, stderr }),
+      ),
+    );
+    expect([r.stdout, r.stderr]).toEqual(['MEM.PAGE.ADD section 0 gpa 0xffc84000\n', '']);
+  });
+
   it('computes TD HOBs in both layouts', async () => {
     const qemu = await measure('hob', 'image.fd', '-m', '2G');
     expect(qemu.stdout).toMatch(/^0b8772e5b0b41b83e6044a68397e02f4/);
