@@ -30,6 +30,7 @@ static int interrupted_after = -1;
 static struct shared_buf *pending[16];
 static unsigned pending_n, sleeps, retries;
 
+static void (*tamper)(struct shared_buf *b); // the fuzzer's: after an answer at once
 static size_t make_quote(u8 *q, const u8 *report) {
   size_t at = 48, body_len = how == V5 ? 648 : 584;
   memset(q, 0, 8192);
@@ -74,6 +75,7 @@ int tdx_vmcall_get_quote(phys_t shared, u64 len_bytes) {
   memset(b->va + 8, 0xff, 8);
   pending[pending_n++ % 16] = b;
   if (how == AT_ONCE) answer(b);
+  if (how == AT_ONCE && tamper) tamper(b);
   return 0;
 }
 int wait_sleep(u64 deadline, int mode) {
