@@ -130,6 +130,7 @@ export function registersOf(expected: readonly ExpectedEvent[]): PredictedRtmrs 
   return [replay(1), replay(2), replay(3), replay(4)];
 }
 
+const MAX_EVENTS_BYTES = 32 << 20;
 export const EVENTS_FORMAT = 'gramine-tdx-events/1';
 
 const eventsSchema = once(() =>
@@ -170,8 +171,10 @@ export function eventsToJson(events: readonly ExpectedEvent[]): string {
   );
 }
 
-/** Reads what eventsToJson wrote. Errors: `malformed`. */
+/** Reads what eventsToJson wrote. Errors: `malformed`, `limit`. */
 export function eventsFromJson(text: string): ExpectedEvent[] {
+  if (text.length > MAX_EVENTS_BYTES)
+    throw new MeasureError('limit', `expected events: ${text.length} characters, at most ${MAX_EVENTS_BYTES}`);
   let value: unknown;
   try {
     value = JSON.parse(text);

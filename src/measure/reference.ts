@@ -13,6 +13,7 @@ import { parseEventLog, replayEventLog } from './event-log.js';
 import { ATTRIBUTE_DEBUG, tdAttributes } from './td-report.js';
 import type { TcbStatus, Verdict } from './verify.js';
 
+const MAX_REFERENCE_BYTES = 1 << 20;
 export const REFERENCE_FORMAT = 'gramine-tdx-reference/1';
 
 const referenceSchema = once(() => {
@@ -111,9 +112,11 @@ function keyId(key: KeyObject): string {
 
 /**
  * Reads reference values, plain or signed. With `key` (PEM of a public key or certificate) a good signature by it is
- * required. Errors: `malformed`, `signature`, `usage`.
+ * required. Errors: `malformed`, `limit`, `signature`, `usage`.
  */
 export function parseReference(text: string, key?: string | Buffer): ReferenceValues {
+  if (text.length > MAX_REFERENCE_BYTES)
+    throw new MeasureError('limit', `reference values: ${text.length} characters, at most ${MAX_REFERENCE_BYTES}`);
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -7,7 +7,14 @@
 
 import { createHash } from 'node:crypto';
 import { equalBytes, isZero, toHex } from './bytes.js';
-import { type Collateral, type LevelStatus, type QeIdentity, type TcbInfo, verifyCollateral } from './collateral.js';
+import {
+  type Collateral,
+  type LevelStatus,
+  type QeIdentity,
+  TCB_STATUSES,
+  type TcbInfo,
+  verifyCollateral,
+} from './collateral.js';
 import { MeasureError } from './errors.js';
 import { type EnclaveReport, parseQuote, type Quote } from './quote.js';
 import {
@@ -248,7 +255,9 @@ function converge(platform: LevelStatus, qe: LevelStatus, module: LevelStatus | 
         return platform;
     }
   }
-  return platform;
+  // Intel's enclave and module levels are up to date, out of date or revoked; should one say more, the worst word counts.
+  const rank = (s: LevelStatus): number => TCB_STATUSES.indexOf(s);
+  return [platform, qe, module ?? 'UpToDate'].reduce((worst, s) => (rank(s) > rank(worst) ? s : worst));
 }
 
 /**

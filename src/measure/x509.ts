@@ -10,7 +10,9 @@ import { type DerItem, DerReader, derTime, derUint, inside, oidToString, TAG } f
 import { MeasureError } from './errors.js';
 
 const MAX_CHAIN = 6;
+const MAX_CHAIN_BYTES = 1 << 20;
 const MAX_CRL_ENTRIES = 100_000;
+const MAX_CRL_BYTES = 16 << 20;
 const OID_ECDSA_SHA256 = '1.2.840.10045.4.3.2';
 const OID_CRL_REASON = '2.5.29.21';
 const OID_DELTA_CRL = '2.5.29.27';
@@ -137,9 +139,11 @@ function parseExtensions(item: DerItem | undefined, what: string): Map<string, U
 
 /**
  * Certificates from PEM text (NUL padding and text between blocks tolerated) or concatenated DER, in the given order.
- * Errors: `certificate` (none, too many), `malformed`.
+ * Errors: `certificate` (none, too many), `malformed`, `limit`.
  */
 export function parseCertificates(data: Uint8Array | string): Certificate[] {
+  if (data.length > MAX_CHAIN_BYTES)
+    throw new MeasureError('limit', `certificate chain: ${data.length} bytes, at most ${MAX_CHAIN_BYTES}`);
   const bytes =
     typeof data === 'string' ? Buffer.from(data, 'latin1') : Buffer.from(data.buffer, data.byteOffset, data.byteLength);
   const ders: Uint8Array[] = [];
@@ -253,6 +257,8 @@ function checkEntryExtensions(item: DerItem | undefined): void {
 }
 
 function crlDer(data: Uint8Array | string): Uint8Array {
+  if (data.length > MAX_CRL_BYTES)
+    throw new MeasureError('limit', `CRL: ${data.length} bytes, at most ${MAX_CRL_BYTES}`);
   if (typeof data !== 'string' && data[0] === TAG.sequence) return data;
   const text = (typeof data === 'string' ? data : Buffer.from(data).toString('latin1')).trim();
   const pem = /-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----/.exec(text);

@@ -20,11 +20,13 @@ import {
   parseCcelTable,
   parseEventLog,
   parseQuote,
+  parseReference,
   parseTdReport,
   parseTdvf,
   pckPlatform,
   replayEventLog,
   sha384,
+  splitSignedJson,
   type TdvfSection,
   tdAttributes,
   tdHobDigest,
@@ -482,5 +484,33 @@ describe('TDREPORT and quote', () => {
     const b = Buffer.from(quote);
     change(b);
     expect(errorOf(() => parseQuote(b))).toMatch(message);
+  });
+});
+
+describe('inputs far larger than any real one end in the typed error, at once', () => {
+  const MIB = 1 << 20;
+  const pki = new TestPki();
+  const c = pki.collateral;
+  const judge = (other: object) =>
+    errorOf(() =>
+      verifyQuote(pki.quote(), { collateral: { ...c, ...other }, at: NOW, anchor: trustAnchor(pki.rootDer) }),
+    );
+  it.each<[string, () => string, RegExp]>([
+    ['a quote', () => errorOf(() => parseQuote(new Uint8Array(2 * MIB))), /^limit: quote/],
+    ['an image', () => errorOf(() => parseTdvf(new Uint8Array(1025 * MIB))), /^limit: image/],
+    ['a log', () => errorOf(() => parseEventLog(new Uint8Array(65 * MIB))), /^limit: event log/],
+    ['a chain', () => judge({ tcbInfoChain: '-----BEGIN CERTIFICATE-----'.repeat(MIB) }), /^limit: certificate chain/],
+    ['a CRL', () => judge({ rootCrl: '3'.repeat(17 * MIB) }), /^limit: CRL/],
+    [
+      'TCB info',
+      () => judge({ tcbInfo: { ...c.tcbInfo, text: `${c.tcbInfo.text}${' '.repeat(MIB)}` } }),
+      /^signature: TCB info/,
+    ],
+    ['signed JSON', () => errorOf(() => splitSignedJson(' '.repeat(2 * MIB), 'tcbInfo')), /^limit: tcbInfo/],
+    ['nested JSON', () => errorOf(() => splitSignedJson('['.repeat(MIB), 'tcbInfo')), /^malformed: tcbInfo: not JSON/],
+    ['reference values', () => errorOf(() => parseReference(' '.repeat(2 * MIB))), /^limit: reference values/],
+    ['expected events', () => errorOf(() => eventsFromJson(' '.repeat(33 * MIB))), /^limit: expected events/],
+  ])('%s', (_, attempt, message) => {
+    expect(attempt()).toMatch(message);
   });
 });

@@ -10,6 +10,7 @@ import {
   type Collateral,
   checkEventData,
   checkTdvf,
+  collateralToJson,
   computeMrtd,
   diffEvents,
   eventsFromJson,
@@ -20,6 +21,7 @@ import {
   MeasureError,
   ovmfEvents,
   parseCcelTable,
+  parseCollateral,
   parseEventLog,
   parseQuote,
   parseReference,
@@ -258,6 +260,11 @@ export function targets(): Target[] {
       name: 'signed JSON',
       seeds: [bytes(`{"tcbInfo":${c.tcbInfo.text},"signature":"${Buffer.from(c.tcbInfo.signature).toString('hex')}"}`)],
       run: (b) => void splitSignedJson(text(b), 'tcbInfo'),
+    },
+    {
+      name: 'collateral file',
+      seeds: [bytes(collateralToJson(c))],
+      run: (b) => verifyWith(quotes[0] ?? b, parseCollateral(text(b))),
     },
     collateralPart('TCB info', bytes(c.tcbInfo.text), (b) => ({ ...c, tcbInfo: { ...c.tcbInfo, text: text(b) } })),
     collateralPart('QE identity', bytes(c.qeIdentity.text), (b) => ({

@@ -117,6 +117,7 @@ describe('quotes of our own PKI, judged by both', () => {
       ours: 'Revoked',
       theirs: ['refused', 'as above'],
     },
+    { what: 'quoting enclave to be hardened', pki: { qeStatus: 'SWHardeningNeeded' }, ours: 'SWHardeningNeeded' },
     { what: 'quoting enclave out of date', pki: { qeStatus: 'OutOfDate' }, ours: 'OutOfDate' },
     {
       what: 'quoting enclave out of date, platform to be configured',
