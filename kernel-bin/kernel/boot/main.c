@@ -91,6 +91,7 @@ static void boot_thread(void *unused) {
   attest_init(); // and the log level
   printk(LOG_DEBUG, "boot: %u CPU, %lu MiB, TSC %lu kHz, %s", cpu_count, page_total_count() * PAGE_SIZE / MIB, tsc_hz / 1000,
     cpu_info.model[0] ? cpu_info.model : cpu_info.vendor);
+  if (in_td) printk(LOG_DEBUG, "boot: TD, GPA width %u, attributes %#lx, %lu MiB accepted", tdx_info.gpaw, tdx_info.attributes, READ_ONCE(tdx_accepted_bytes) / MIB);
   for (size_t i = 0; i < ARRAY_SIZE(rooms); i++) {
     rooms[i].init();
     printk(LOG_DEBUG, "%s: ready", rooms[i].name);
