@@ -4,9 +4,10 @@
 // that sign them. The signatures cover the JSON text itself, so the text that was signed is the text that is parsed here;
 // nothing is re-serialised. Source: Intel PCS API version 4. All of it is hostile until its signature verifies.
 
-import { z } from 'zod';
+import * as z from 'zod/mini';
 import { fromHex, once } from './bytes.js';
 import { MeasureError } from './errors.js';
+import { describeIssues } from './schema.js';
 import {
   type Certificate,
   type ChainOptions,
@@ -35,23 +36,22 @@ export type LevelStatus = (typeof TCB_STATUSES)[number];
 
 const schemas = once(() => {
   const hex = (bytes: number) =>
-    z
-      .string()
-      .regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`))
-      .transform((s) => fromHex(s, 'field'));
-  const time = z
-    .string()
-    .refine(
-      (s) => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(s) && !Number.isNaN(Date.parse(s)),
-      'not a time like 2025-01-31T00:00:00Z',
-    )
-    .transform((s) => Date.parse(s));
-  const svn = z.number().int().min(0).max(65535);
+    z.pipe(
+      z.string().check(z.regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`), `expected ${2 * bytes} hexadecimal digits`)),
+      z.transform((s: string) => fromHex(s, 'field')),
+    );
+  const isTime = (s: string): boolean => /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(s) && !Number.isNaN(Date.parse(s));
+  const time = z.pipe(
+    z.string().check(z.refine(isTime, 'not a time like 2025-01-31T00:00:00Z')),
+    z.transform((s: string) => Date.parse(s)),
+  );
+  const natural = z.int().check(z.minimum(0));
+  const svn = z.int().check(z.minimum(0), z.maximum(65535));
 
-  const level = <T extends z.ZodType>(tcb: T) =>
-    z.object({ tcb, tcbDate: time, tcbStatus: z.enum(TCB_STATUSES), advisoryIDs: z.array(z.string()).optional() });
+  const level = <T extends z.ZodMiniType>(tcb: T) =>
+    z.object({ tcb, tcbDate: time, tcbStatus: z.enum(TCB_STATUSES), advisoryIDs: z.optional(z.array(z.string())) });
   const enclaveLevels = z.array(level(z.object({ isvsvn: svn })));
-  const components = z.array(z.object({ svn })).length(16);
+  const components = z.array(z.object({ svn })).check(z.length(16));
 
   const tcbInfo = z.object({
     id: z.literal('TDX'),
@@ -60,11 +60,11 @@ const schemas = once(() => {
     nextUpdate: time,
     fmspc: hex(6),
     pceId: hex(2),
-    tcbType: z.number().int(),
-    tcbEvaluationDataNumber: z.number().int().min(0),
+    tcbType: z.int(),
+    tcbEvaluationDataNumber: natural,
     tdxModule: z.object({ mrsigner: hex(48), attributes: hex(8), attributesMask: hex(8) }),
-    tdxModuleIdentities: z
-      .array(
+    tdxModuleIdentities: z.optional(
+      z.array(
         z.object({
           id: z.string(),
           mrsigner: hex(48),
@@ -72,11 +72,11 @@ const schemas = once(() => {
           attributesMask: hex(8),
           tcbLevels: enclaveLevels,
         }),
-      )
-      .optional(),
+      ),
+    ),
     tcbLevels: z
       .array(level(z.object({ sgxtcbcomponents: components, pcesvn: svn, tdxtcbcomponents: components })))
-      .min(1),
+      .check(z.minLength(1)),
   });
 
   const qeIdentity = z.object({
@@ -84,14 +84,14 @@ const schemas = once(() => {
     version: z.literal(2),
     issueDate: time,
     nextUpdate: time,
-    tcbEvaluationDataNumber: z.number().int().min(0),
+    tcbEvaluationDataNumber: natural,
     miscselect: hex(4),
     miscselectMask: hex(4),
     attributes: hex(16),
     attributesMask: hex(16),
     mrsigner: hex(32),
-    isvprodid: z.number().int().min(0).max(65535),
-    tcbLevels: enclaveLevels.min(1),
+    isvprodid: svn,
+    tcbLevels: enclaveLevels.check(z.minLength(1)),
   });
   return { tcbInfo, qeIdentity };
 });
@@ -183,13 +183,12 @@ function topLevelMembers(text: string, what: string): Map<string, string> {
   return out;
 }
 
-function parseSigned<T extends z.ZodType>(schema: T, json: SignedJson, what: string): z.output<T> {
+function parseSigned<T extends z.ZodMiniType>(schema: T, json: SignedJson, what: string): z.output<T> {
   const value = parseJson(json.text, what);
   refuseDuplicateKeys(json.text, what);
   const result = schema.safeParse(value);
   if (result.success) return result.data;
-  const issues = result.error.issues.map((i) => `${i.path.join('.') || '(top)'}: ${i.message}`);
-  throw new MeasureError('malformed', `${what}: ${issues.slice(0, 5).join('; ')}`);
+  throw new MeasureError('malformed', `${what}: ${describeIssues(result.error)}`);
 }
 
 /** JSON.parse keeps the last of two equal keys, other readers the first: such a text means two things. */

@@ -4,12 +4,13 @@
 // event more or less does not make all later ones look different. An expectation may leave a digest open (what only the
 // VMM knows); it then stands for one event of its type.
 
-import { z } from 'zod';
+import * as z from 'zod/mini';
 import { once, toHex } from './bytes.js';
 import { extend, type Sha384, sha384FromHex, ZERO_SHA384 } from './digest.js';
 import { MeasureError } from './errors.js';
 import { checkEventData, type DataCheck } from './event-data.js';
 import { EV_NO_ACTION, type EventLog, eventTypeName, type LogEvent } from './event-log.js';
+import { describeIssues } from './schema.js';
 
 /** Where an expected digest comes from: computed from parts, copied from a log that somebody gave, or not known. */
 export type EventSource = 'computed' | 'log' | 'unknown';
@@ -140,15 +141,15 @@ const eventsSchema = once(() =>
       .array(
         z.strictObject({
           register: z.enum(['rtmr0', 'rtmr1', 'rtmr2', 'rtmr3']),
-          type: z.number().int().min(0).max(0xffffffff),
-          digest: z.string().optional(),
+          type: z.int().check(z.minimum(0), z.maximum(0xffffffff)),
+          digest: z.optional(z.string()),
           what: z.string(),
           source: z.enum(['computed', 'log', 'unknown']),
           /** The type's name, for people. */
-          name: z.string().optional(),
+          name: z.optional(z.string()),
         }),
       )
-      .max(65536),
+      .check(z.maxLength(65536)),
   }),
 );
 
@@ -183,8 +184,7 @@ export function eventsFromJson(text: string): ExpectedEvent[] {
   }
   const result = eventsSchema().safeParse(value);
   if (!result.success) {
-    const issues = result.error.issues.slice(0, 5).map((i) => `${i.path.join('.') || '(top)'}: ${i.message}`);
-    throw new MeasureError('malformed', `expected events: ${issues.join('; ')}`);
+    throw new MeasureError('malformed', `expected events: ${describeIssues(result.error)}`);
   }
   return result.data.events.map((e, i) => {
     if ((e.digest === undefined) !== (e.source === 'unknown'))

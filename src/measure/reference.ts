@@ -5,11 +5,12 @@
 // checked by anyone. docs/attestation.md has the schema in words.
 
 import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign, verify } from 'node:crypto';
-import { z } from 'zod';
+import * as z from 'zod/mini';
 import { equalBytes, fromHex, once, toHex } from './bytes.js';
 import { MeasureError } from './errors.js';
 import { checkEventData } from './event-data.js';
 import { parseEventLog, replayEventLog } from './event-log.js';
+import { describeIssues } from './schema.js';
 import { ATTRIBUTE_DEBUG, tdAttributes } from './td-report.js';
 import type { TcbStatus, Verdict } from './verify.js';
 
@@ -17,29 +18,30 @@ const MAX_REFERENCE_BYTES = 1 << 20;
 export const REFERENCE_FORMAT = 'gramine-tdx-reference/1';
 
 const referenceSchema = once(() => {
-  const hex48 = z.string().regex(/^[0-9a-f]{96}$/, 'expected 96 lower-case hexadecimal digits');
-  const anyOf = z.array(hex48).min(1);
-  const hex8 = z.string().regex(/^[0-9a-f]{16}$/, 'expected 16 lower-case hexadecimal digits');
+  const hex48 = z.string().check(z.regex(/^[0-9a-f]{96}$/, 'expected 96 lower-case hexadecimal digits'));
+  const hex8 = z.string().check(z.regex(/^[0-9a-f]{16}$/, 'expected 16 lower-case hexadecimal digits'));
+  const anyOf = z.optional(z.array(hex48).check(z.minLength(1)));
+  const masked = z.optional(z.strictObject({ value: hex8, mask: hex8 }));
 
   return z.strictObject({
     format: z.literal(REFERENCE_FORMAT),
     /** For people: what was measured. Compared with nothing. */
-    about: z.record(z.string(), z.string()).optional(),
+    about: z.optional(z.record(z.string(), z.string())),
     /** Each register may have several good values, such as the MRTDs of both page orders. */
-    mrtd: anyOf.optional(),
-    rtmr0: anyOf.optional(),
-    rtmr1: anyOf.optional(),
-    rtmr2: anyOf.optional(),
-    rtmr3: anyOf.optional(),
-    mrconfigid: anyOf.optional(),
-    mrowner: anyOf.optional(),
-    mrownerconfig: anyOf.optional(),
-    mrseam: anyOf.optional(),
+    mrtd: anyOf,
+    rtmr0: anyOf,
+    rtmr1: anyOf,
+    rtmr2: anyOf,
+    rtmr3: anyOf,
+    mrconfigid: anyOf,
+    mrowner: anyOf,
+    mrownerconfig: anyOf,
+    mrseam: anyOf,
     /** Of TD 1.5 quotes: without it no service TD (such as one that migrates the TD) may be bound. */
-    mrservicetd: anyOf.optional(),
+    mrservicetd: anyOf,
     /** Big-endian hexadecimal numbers: (value & mask) must equal `value`. */
-    attributes: z.strictObject({ value: hex8, mask: hex8 }).optional(),
-    xfam: z.strictObject({ value: hex8, mask: hex8 }).optional(),
+    attributes: masked,
+    xfam: masked,
   });
 });
 
@@ -51,7 +53,7 @@ const signedSchema = once(() =>
     signatures: z.array(
       z.strictObject({
         algorithm: z.enum(['ed25519', 'ecdsa-p256-sha256', 'ecdsa-p384-sha384']),
-        key: z.string().regex(/^[0-9a-f]{64}$/),
+        key: z.string().check(z.regex(/^[0-9a-f]{64}$/, 'expected 64 lower-case hexadecimal digits')),
         signature: z.base64(),
       }),
     ),
@@ -131,10 +133,7 @@ export function parseReference(text: string, key?: string | Buffer): ReferenceVa
   const isSigned = typeof value === 'object' && value !== null && 'reference' in value;
   const result = (isSigned ? signedSchema() : referenceSchema()).safeParse(value);
   if (!result.success) {
-    throw new MeasureError(
-      'malformed',
-      `reference values: ${result.error.issues.map((i) => `${i.path.join('.') || '(top)'}: ${i.message}`).join('; ')}`,
-    );
+    throw new MeasureError('malformed', `reference values: ${describeIssues(result.error)}`);
   }
   const data = result.data;
   if (!('reference' in data)) {
