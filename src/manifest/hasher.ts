@@ -78,7 +78,7 @@ interface Answer {
 function makeHasher(fs: typeof import('node:fs'), crypto: typeof import('node:crypto')) {
   const leafBytes = 16384;
   const digestBytes = 32;
-  const enoughBytes = 4 << 20;
+  const enoughBytes = 16 << 20;
   // Fits into a core's own cache: the bytes are still there when they are hashed.
   const buffer = Buffer.allocUnsafeSlow(128 * 1024);
   const block = (at: number, length: number) => new Uint8Array(buffer.buffer, at, length);
@@ -250,7 +250,7 @@ function problem(path: string, code: string, place = ''): ManifestError {
 /** Below this much work starting threads costs more than they save. */
 const WORTH_THREADS_BYTES = 8 << 20;
 const WORTH_THREADS_FILES = 1000;
-const MAX_BATCH_FILES = 256;
+const MAX_BATCH_FILES = 512;
 /** Questions that a thread has at a time: it need not wait while this thread is busy with files of its own. */
 const QUESTIONS_PER_THREAD = 2;
 /** A file changed so recently may change again within one tick of its file system's clock. */

@@ -407,15 +407,23 @@ function* chunks(table: TomlTable, name: string, inList: boolean): Generator<str
   }
   for (const [key, value, list] of tables) {
     const path = name === '' ? writeKey(key) : `${name}.${writeKey(key)}`;
+    // Pieces of some size: handing over each line of a million costs more than making it.
+    let text = '';
     for (let i = 0; i < tableCount(value); i += 1) {
-      if (yielded) yield '\n';
-      else yielded = true;
+      if (yielded) text += '\n';
+      yielded = true;
       const lines = value.kind === 'rows' ? value.lines?.(i) : undefined;
-      if (lines !== undefined) yield `[[${path}]]\n${lines}`;
-      else yield* chunks(tableAt(value, i), path, list);
+      if (lines !== undefined) text += `[[${path}]]\n${lines}`;
+      if (lines === undefined || text.length >= PIECE_CHARS) {
+        if (text !== '') yield text;
+        text = '';
+      }
+      if (lines === undefined) yield* chunks(tableAt(value, i), path, list);
     }
+    if (text !== '') yield text;
   }
 }
+const PIECE_CHARS = 1 << 16;
 
 function tableCount(value: TomlValue): number {
   return value.kind === 'array' ? value.items.length : value.kind === 'rows' ? value.count : 1;
