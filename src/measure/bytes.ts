@@ -135,12 +135,3 @@ export function guidFromString(text: string): Uint8Array {
     fromHex(d + e, 'GUID'),
   );
 }
-
-/** A value made when it is first asked for: nothing works at import time. */
-export function once<T>(make: () => T): () => T {
-  let made: { readonly value: T } | undefined;
-  return () => {
-    made ??= { value: make() };
-    return made.value;
-  };
-}

@@ -5,9 +5,9 @@
 // nothing is re-serialised. Source: Intel PCS API version 4. All of it is hostile until its signature verifies.
 
 import * as z from 'zod/mini';
-import { fromHex, once } from './bytes.js';
+import { fromHex } from './bytes.js';
 import { MeasureError } from './errors.js';
-import { describeIssues } from './schema.js';
+import { describeIssues, once } from './schema.js';
 import {
   type Certificate,
   type ChainOptions,

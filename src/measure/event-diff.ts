@@ -5,12 +5,12 @@
 // VMM knows); it then stands for one event of its type.
 
 import * as z from 'zod/mini';
-import { once, toHex } from './bytes.js';
+import { toHex } from './bytes.js';
 import { extend, type Sha384, sha384FromHex, ZERO_SHA384 } from './digest.js';
 import { MeasureError } from './errors.js';
 import { checkEventData, type DataCheck } from './event-data.js';
 import { EV_NO_ACTION, type EventLog, eventTypeName, type LogEvent } from './event-log.js';
-import { describeIssues } from './schema.js';
+import { describeIssues, once } from './schema.js';
 
 /** Where an expected digest comes from: computed from parts, copied from a log that somebody gave, or not known. */
 export type EventSource = 'computed' | 'log' | 'unknown';

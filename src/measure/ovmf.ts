@@ -9,8 +9,8 @@ import { guidToString } from './bytes.js';
 import { type Sha384, sha384 } from './digest.js';
 import { MeasureError } from './errors.js';
 import * as T from './event-data.js';
-import type { EventSource, ExpectedEvent } from './event-diff.js';
-import { EV_SEPARATOR, type EventLog, type LogEvent } from './event-log.js';
+import type { ExpectedEvent } from './event-diff.js';
+import { EV_NO_ACTION, EV_SEPARATOR, type EventLog, type LogEvent } from './event-log.js';
 import { gptEventData } from './gpt.js';
 import { type InitrdArgument, loadOptions, patchForDirectBoot } from './linux-boot.js';
 import { authenticodeSha384 } from './pe.js';
@@ -85,78 +85,138 @@ const KEYS: readonly (readonly [string, string, 'always' | 'if-set'])[] = [
  * contradict each other.
  */
 export function ovmfEvents(parts: OvmfParts): ExpectedEvent[] {
-  const events: ExpectedEvent[] = [];
-  const add = (
-    mrIndex: number,
-    type: number,
-    what: string,
-    digest: Sha384 | undefined,
-    source: EventSource = 'computed',
-  ) => {
-    events.push(digest ? { mrIndex, type, what, digest, source } : { mrIndex, type, what, source: 'unknown' });
-  };
-  const text = (mrIndex: number, value: string): void =>
-    add(mrIndex, T.EV_EFI_ACTION, value, sha384(Buffer.from(value, 'latin1')));
-  const separator = (mrIndex: number): void => add(mrIndex, EV_SEPARATOR, 'separator', sha384(SEPARATOR));
-  const fromLog = (mrIndex: number, ...types: number[]): LogEvent[] =>
-    parts.log?.events.filter(
-      (e) => e.mrIndex === mrIndex && e.digest && (types.length === 0 || types.includes(e.type)),
-    ) ?? [];
-  const copy = (found: readonly LogEvent[], what: (e: LogEvent) => string): void => {
-    for (const e of found) add(e.mrIndex, e.type, what(e), e.digest, 'log');
-  };
   if (parts.direct && (parts.images || parts.disk))
     throw new MeasureError('usage', 'a kernel given to QEMU, and images from a disk: give one or the other');
-
-  const tdvf = parseTdvf(parts.firmware);
-  const cfv = cfvBytes(parts);
-  add(
-    RTMR0,
-    T.EV_EFI_HANDOFF_TABLES2,
-    `TD HOB, ${parts.layout} layout`,
-    tdHobDigest(parts.layout, parts.memoryBytes, tdvf.sections),
-  );
-  add(RTMR0, T.EV_EFI_PLATFORM_FIRMWARE_BLOB2, `CFV, ${cfv.length} bytes`, sha384(cfv));
-  for (const f of parts.fwCfg ?? []) add(RTMR0, T.EV_PLATFORM_CONFIG_FLAGS, `fw_cfg ${f.name}`, sha384(f.bytes));
-  for (const v of securityVariables(parseVariableStore(cfv), parts.secureBoot)) {
-    const data = uefiVariableData(v.guid, v.name, v.data);
-    add(RTMR0, T.EV_EFI_VARIABLE_DRIVER_CONFIG, `${v.name}, ${v.data.length} bytes`, sha384(data));
-  }
-  separator(RTMR0);
-  acpi(parts, fromLog(RTMR0, T.EV_PLATFORM_CONFIG_FLAGS), add);
-  bootVariables(parts, fromLog(RTMR0, T.EV_EFI_VARIABLE_BOOT, T.EV_EFI_VARIABLE_BOOT2), add);
-
-  const { direct } = parts;
-  if (direct) {
-    const patch = {
-      initrdBytes: direct.initrd?.length ?? 0,
-      memoryBytes: parts.memoryBytes,
-      commandLine: direct.commandLine,
-    };
-    const kernel = direct.patchHeader ? patchForDirectBoot(direct.kernel, patch) : direct.kernel;
-    add(
-      RTMR1,
-      T.EV_EFI_BOOT_SERVICES_APPLICATION,
-      `kernel${direct.patchHeader ? ' with QEMU’s header' : ''}`,
-      authenticodeSha384(kernel),
-    );
-  }
-  text(RTMR1, 'Calling EFI Application from Boot Option');
-  separator(parts.bootSeparator === 'rtmr0' ? RTMR0 : RTMR1);
-  if (!direct) diskBoot(parts, fromLog, copy, add);
-  copy(fromLog(RTMR0, T.EV_EFI_VARIABLE_AUTHORITY), () => 'key that admitted an image');
-  if (direct) {
-    const argument = direct.initrd ? direct.initrdArgument : 'none';
-    add(RTMR2, T.EV_EVENT_TAG, 'command line (LoadOptions)', sha384(loadOptions(direct.commandLine, argument)));
-    if (direct.initrd) add(RTMR2, T.EV_EVENT_TAG, `initrd, ${direct.initrd.length} bytes`, sha384(direct.initrd));
-  } else if (parts.log) copy(fromLog(RTMR2), (e) => e.typeName);
-  else add(RTMR2, T.EV_IPL, 'what the boot loader measures', undefined);
-  text(RTMR1, 'Exit Boot Services Invocation');
-  text(RTMR1, 'Exit Boot Services Returned with Success');
-  return events;
+  const boot = new Boot(parts);
+  boot.firmware();
+  boot.acpi();
+  boot.bootVariables();
+  if (parts.direct) boot.kernel(parts.direct);
+  boot.action('Calling EFI Application from Boot Option');
+  boot.separator(parts.bootSeparator === 'rtmr0' ? RTMR0 : RTMR1);
+  if (!parts.direct) boot.disk();
+  boot.copyLogged(RTMR0, [T.EV_EFI_VARIABLE_AUTHORITY], () => 'key that admitted an image');
+  if (parts.direct) boot.efiStub(parts.direct);
+  else boot.bootLoader();
+  boot.action('Exit Boot Services Invocation');
+  boot.action('Exit Boot Services Returned with Success');
+  return boot.events;
 }
 
-type Add = (mrIndex: number, type: number, what: string, digest: Sha384 | undefined, source?: EventSource) => void;
+/** Collects the events, stage by stage; a stage that nothing tells of leaves an event without a digest. */
+class Boot {
+  readonly events: ExpectedEvent[] = [];
+
+  constructor(readonly parts: OvmfParts) {}
+
+  firmware(): void {
+    const { firmware, layout, memoryBytes, fwCfg = [], secureBoot } = this.parts;
+    const hob = tdHobDigest(layout, memoryBytes, parseTdvf(firmware).sections);
+    this.#computed(RTMR0, T.EV_EFI_HANDOFF_TABLES2, `TD HOB, ${layout} layout`, hob);
+    const cfv = cfvBytes(this.parts);
+    this.#computed(RTMR0, T.EV_EFI_PLATFORM_FIRMWARE_BLOB2, `CFV, ${cfv.length} bytes`, sha384(cfv));
+    for (const f of fwCfg) this.#computed(RTMR0, T.EV_PLATFORM_CONFIG_FLAGS, `fw_cfg ${f.name}`, sha384(f.bytes));
+    for (const v of securityVariables(parseVariableStore(cfv), secureBoot)) {
+      const digest = sha384(uefiVariableData(v.guid, v.name, v.data));
+      this.#computed(RTMR0, T.EV_EFI_VARIABLE_DRIVER_CONFIG, `${v.name}, ${v.data.length} bytes`, digest);
+    }
+    this.separator(RTMR0);
+  }
+
+  acpi(): void {
+    // fw_cfg items have the same type; the tables say what they are.
+    const isTable = (e: LogEvent): boolean => Buffer.from(e.data).toString('latin1') === 'ACPI DATA';
+    const logged = this.#logged(RTMR0, [T.EV_PLATFORM_CONFIG_FLAGS]).filter(isTable);
+    for (const [i, name] of ACPI_NAMES.entries()) {
+      const what = `ACPI ${name}`;
+      const [given, found] = [this.parts.acpi?.[i], logged[i]?.digest];
+      if (given) this.#computed(RTMR0, T.EV_PLATFORM_CONFIG_FLAGS, what, sha384(given));
+      else if (found)
+        this.#add({ mrIndex: RTMR0, type: T.EV_PLATFORM_CONFIG_FLAGS, what, digest: found, source: 'log' });
+      else this.#unknown(RTMR0, T.EV_PLATFORM_CONFIG_FLAGS, what);
+    }
+  }
+
+  bootVariables(): void {
+    const { bootOptions, log } = this.parts;
+    const type = T.EV_EFI_VARIABLE_BOOT;
+    if (bootOptions) {
+      this.#computed(RTMR0, type, 'BootOrder', sha384(bootOrder(bootOptions.map((_, i) => i))));
+      for (const [i, o] of bootOptions.entries())
+        this.#computed(RTMR0, type, `Boot${i.toString(16).toUpperCase().padStart(4, '0')}`, sha384(o));
+    } else if (log)
+      this.copyLogged(RTMR0, [type, T.EV_EFI_VARIABLE_BOOT2], (e) => `variable ${parseUefiVariableData(e.data).name}`);
+    else this.#unknown(RTMR0, type, 'BootOrder and boot options');
+  }
+
+  /** QEMU's -kernel is loaded before the boot option starts. */
+  kernel(d: DirectBootParts): void {
+    const { memoryBytes } = this.parts;
+    const patch = { initrdBytes: d.initrd?.length ?? 0, memoryBytes, commandLine: d.commandLine };
+    const kernel = d.patchHeader ? patchForDirectBoot(d.kernel, patch) : d.kernel;
+    const what = `kernel${d.patchHeader ? ' with QEMU’s header' : ''}`;
+    this.#computed(RTMR1, T.EV_EFI_BOOT_SERVICES_APPLICATION, what, authenticodeSha384(kernel));
+  }
+
+  disk(): void {
+    const { disk, images, log } = this.parts;
+    if (disk) this.#computed(RTMR1, T.EV_EFI_GPT_EVENT, 'partition table', sha384(gptEventData(disk)));
+    else if (log) this.copyLogged(RTMR1, [T.EV_EFI_GPT_EVENT], (e) => `partition table of disk ${diskGuid(e.data)}`);
+    else this.#unknown(RTMR1, T.EV_EFI_GPT_EVENT, 'partition table');
+    const type = T.EV_EFI_BOOT_SERVICES_APPLICATION;
+    if (images) for (const f of images) this.#computed(RTMR1, type, f.name, authenticodeSha384(f.bytes));
+    else if (log) this.copyLogged(RTMR1, [type], () => 'loaded image');
+    else this.#unknown(RTMR1, type, 'loaded images');
+  }
+
+  /** What Linux measures of its own start. */
+  efiStub(d: DirectBootParts): void {
+    const options = loadOptions(d.commandLine, d.initrd ? d.initrdArgument : 'none');
+    this.#computed(RTMR2, T.EV_EVENT_TAG, 'command line (LoadOptions)', sha384(options));
+    if (d.initrd) this.#computed(RTMR2, T.EV_EVENT_TAG, `initrd, ${d.initrd.length} bytes`, sha384(d.initrd));
+  }
+
+  /** What shim and grub measure; not computed. */
+  bootLoader(): void {
+    if (this.parts.log) this.copyLogged(RTMR2, [], (e) => e.typeName);
+    else this.#unknown(RTMR2, T.EV_IPL, 'what the boot loader measures');
+  }
+
+  action(text: string): void {
+    this.#computed(RTMR1, T.EV_EFI_ACTION, text, sha384(Buffer.from(text, 'latin1')));
+  }
+
+  separator(mrIndex: number): void {
+    this.#computed(mrIndex, EV_SEPARATOR, 'separator', sha384(SEPARATOR));
+  }
+
+  /** Events of these types (none: all) of one register, as the given log has them. */
+  copyLogged(mrIndex: number, types: readonly number[], what: (e: LogEvent) => string): void {
+    for (const e of this.#logged(mrIndex, types))
+      this.#add({ mrIndex, type: e.type, what: what(e), digest: e.digest, source: 'log' });
+  }
+
+  #logged(mrIndex: number, types: readonly number[]): (LogEvent & { readonly digest: Sha384 })[] {
+    const all = this.parts.log?.events ?? [];
+    return all.flatMap(({ digest, ...e }) =>
+      digest && e.type !== EV_NO_ACTION && e.mrIndex === mrIndex && (types.length === 0 || types.includes(e.type))
+        ? [{ ...e, digest }]
+        : [],
+    );
+  }
+
+  #computed(mrIndex: number, type: number, what: string, digest: Sha384): void {
+    this.#add({ mrIndex, type, what, digest, source: 'computed' });
+  }
+
+  #unknown(mrIndex: number, type: number, what: string): void {
+    this.#add({ mrIndex, type, what, source: 'unknown' });
+  }
+
+  #add(event: ExpectedEvent): void {
+    this.events.push(event);
+  }
+}
 
 /** The CFV's bytes as the VMM loads them: the image's, or the given VARS in their place. */
 function cfvBytes(parts: OvmfParts): Uint8Array {
@@ -189,41 +249,6 @@ function securityVariables(
       (v) => v.when === 'always' || v.data.length > 0,
     ),
   ];
-}
-
-function acpi(parts: OvmfParts, inLog: readonly LogEvent[], add: Add): void {
-  // fw_cfg items have the same type; the tables are the last three, and say so.
-  const tables = inLog.filter((e) => Buffer.from(e.data).toString('latin1') === 'ACPI DATA');
-  for (const [i, name] of ACPI_NAMES.entries()) {
-    const given = parts.acpi?.[i];
-    const logged = tables[i]?.digest;
-    add(RTMR0, T.EV_PLATFORM_CONFIG_FLAGS, `ACPI ${name}`, given ? sha384(given) : logged, given ? 'computed' : 'log');
-  }
-}
-
-function bootVariables(parts: OvmfParts, inLog: readonly LogEvent[], add: Add): void {
-  if (parts.bootOptions) {
-    add(RTMR0, T.EV_EFI_VARIABLE_BOOT, 'BootOrder', sha384(bootOrder(parts.bootOptions.map((_, i) => i))));
-    for (const [i, o] of parts.bootOptions.entries())
-      add(RTMR0, T.EV_EFI_VARIABLE_BOOT, `Boot${i.toString(16).toUpperCase().padStart(4, '0')}`, sha384(o));
-  } else if (parts.log) {
-    for (const e of inLog) add(RTMR0, e.type, `variable ${parseUefiVariableData(e.data).name}`, e.digest, 'log');
-  } else add(RTMR0, T.EV_EFI_VARIABLE_BOOT, 'BootOrder and boot options', undefined);
-}
-
-function diskBoot(
-  parts: OvmfParts,
-  fromLog: (mrIndex: number, ...types: number[]) => LogEvent[],
-  copy: (found: readonly LogEvent[], what: (e: LogEvent) => string) => void,
-  add: Add,
-): void {
-  if (parts.disk) add(RTMR1, T.EV_EFI_GPT_EVENT, 'partition table', sha384(gptEventData(parts.disk)));
-  else if (parts.log) copy(fromLog(RTMR1, T.EV_EFI_GPT_EVENT), (e) => `partition table of disk ${diskGuid(e.data)}`);
-  else add(RTMR1, T.EV_EFI_GPT_EVENT, 'partition table', undefined);
-  if (parts.images) {
-    for (const f of parts.images) add(RTMR1, T.EV_EFI_BOOT_SERVICES_APPLICATION, f.name, authenticodeSha384(f.bytes));
-  } else if (parts.log) copy(fromLog(RTMR1, T.EV_EFI_BOOT_SERVICES_APPLICATION), () => 'loaded image');
-  else add(RTMR1, T.EV_EFI_BOOT_SERVICES_APPLICATION, 'loaded images', undefined);
 }
 
 function diskGuid(data: Uint8Array): string {

@@ -6,11 +6,11 @@
 
 import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign, verify } from 'node:crypto';
 import * as z from 'zod/mini';
-import { equalBytes, fromHex, once, toHex } from './bytes.js';
+import { equalBytes, fromHex, toHex } from './bytes.js';
 import { MeasureError } from './errors.js';
 import { checkEventData } from './event-data.js';
 import { parseEventLog, replayEventLog } from './event-log.js';
-import { describeIssues } from './schema.js';
+import { describeIssues, once } from './schema.js';
 import { ATTRIBUTE_DEBUG, tdAttributes } from './td-report.js';
 import type { TcbStatus, Verdict } from './verify.js';
 

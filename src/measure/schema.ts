@@ -28,3 +28,12 @@ function describe(issue: Issue): string {
       return issue.message;
   }
 }
+
+/** A value made when it is first asked for: nothing works at import time. */
+export function once<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
+}
