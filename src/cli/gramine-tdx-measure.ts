@@ -5,7 +5,18 @@
 // Exit status: 0 done, 1 the input is not what it should be, or events differ, 2 usage.
 
 import { Command, CommanderError } from 'commander';
-import { LaunchError, measuredItems, parseCpus, parseMemory } from '../launch/index.js';
+import {
+  LaunchError,
+  measuredItems,
+  type Publication,
+  parseCpus,
+  parseMemory,
+  parseOutbound,
+  parsePublication,
+  parseVolume,
+  parseWorkdir,
+  type Volume,
+} from '../launch/index.js';
 import {
   type ExpectedEvent,
   MeasureError,
@@ -24,6 +35,10 @@ interface AppOptions extends OutputOptions {
   readonly cpus?: number;
   readonly memory?: bigint;
   readonly env?: readonly string[];
+  readonly publish?: readonly Publication[];
+  readonly volume?: readonly Volume[];
+  readonly net?: readonly string[];
+  readonly workdir?: string;
   readonly kernel?: string;
 }
 
@@ -39,10 +54,11 @@ function program(): Command {
     .argument('[args...]', 'its arguments (after --)')
     .option('-c, --cpus <number>', 'virtual CPUs (default: the manifest’s tdx.vcpus, else 1)', parseCpus)
     .option('-m, --memory <size>', 'memory, such as 1G (default: the manifest’s)', parseMemory)
-    .option('-e, --env <name=value>', 'environment variable (repeatable)', (v: string, l: readonly string[] = []) => [
-      ...l,
-      v,
-    ])
+    .option('-e, --env <name=value>', 'environment variable (repeatable)', collect(String))
+    .option('-p, --publish <host:guest>', 'as it will be launched with (repeatable)', collect(parsePublication))
+    .option('-v, --volume <host:guest>', 'as it will be launched with (repeatable)', collect(parseVolume))
+    .option('--net <host:port>', 'as it will be launched with (repeatable)', collect(parseOutbound))
+    .option('-w, --workdir <path>', 'as it will be launched with', parseWorkdir)
     .option('--kernel <file>', 'kernel image (default: the one of this package)')
     .action(measureApp);
   addOutputOptions(app);
@@ -52,12 +68,20 @@ function program(): Command {
   return command;
 }
 
+function collect<T>(parse: (text: string) => T): (text: string, list?: readonly T[]) => readonly T[] {
+  return (text, list = []) => [...list, parse(text)];
+}
+
 async function measureApp(app: string, args: readonly string[], options: AppOptions): Promise<void> {
   checkOutput(options);
   const m = await measuredItems({
     app: app.replace(/\.manifest(?:\.sgx|\.tdx)?$/, ''),
     args,
     env: options.env ?? [],
+    publish: options.publish,
+    volumes: options.volume,
+    outbound: options.net,
+    workdir: options.workdir,
     cpus: options.cpus,
     memoryBytes: options.memory,
     kernelImage: options.kernel ?? process.env.GRAMINE_TDX_KERNEL,

@@ -14,10 +14,12 @@ import {
   parseCpus,
   parseEnv,
   parseMemory,
+  parseOutbound,
   parsePublication,
   parseQuoteService,
   parseRegister,
   parseVolume,
+  parseWorkdir,
   type QuoteAddress,
   quote,
   type Volume,
@@ -250,17 +252,6 @@ function asArgument<T>(parse: (text: string) => T): (text: string) => T {
       throw error;
     }
   };
-}
-
-function parseWorkdir(text: string): string {
-  if (!text.startsWith('/'))
-    throw new LaunchError('usage', `--workdir ${text}: expected an absolute path in the guest`);
-  return text;
-}
-
-function parseOutbound(text: string): string {
-  if (/^(\*|[A-Za-z0-9.*-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.test(text)) return text;
-  throw new LaunchError('usage', `--net ${text}: expected HOST:PORT, where either can be "*"`);
 }
 
 function parseSetting(text: string): readonly [string, string] {

@@ -10,8 +10,10 @@ export {
   parseCpus,
   parseEnv,
   parseMemory,
+  parseOutbound,
   parsePublication,
   parseVolume,
+  parseWorkdir,
   type Volume,
 } from './options.js';
 export type { QuoteAddress, TdIdentity } from './qemu.js';

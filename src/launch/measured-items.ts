@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { type MeasuredItems, MeasureError, parseTdvf } from '../measure/index.js';
 import { DEFAULT_TD_CPUS } from './launch.js';
-import { parseEnv } from './options.js';
+import { type Publication, parseEnv, type Volume } from './options.js';
 import { KERNEL_IMAGE } from './paths.js';
 import { makePlan } from './plan.js';
 import { CFV_BYTES, checkKernel, encodeMeasured } from './record.js';
@@ -18,6 +18,11 @@ export interface MeasureRequest {
   readonly cpus: number | undefined;
   readonly memoryBytes: bigint | undefined;
   readonly kernelImage: string | undefined;
+  /** Options of a launch that become a part of the policy. */
+  readonly volumes?: readonly Volume[] | undefined;
+  readonly publish?: readonly Publication[] | undefined;
+  readonly outbound?: readonly string[] | undefined;
+  readonly workdir?: string | undefined;
 }
 
 export interface MeasuredLaunch {
@@ -35,9 +40,10 @@ export async function measuredItems(request: MeasureRequest): Promise<MeasuredLa
     app: request.app,
     args: request.args,
     env: request.env.map(parseEnv),
-    volumes: [],
-    publish: [],
-    outbound: [],
+    volumes: request.volumes ?? [],
+    publish: request.publish ?? [],
+    outbound: request.outbound ?? [],
+    workdir: request.workdir,
     memoryBytes: request.memoryBytes,
   });
   const vm = { cpus: request.cpus ?? plan.cpus ?? DEFAULT_TD_CPUS, memoryBytes: plan.memoryBytes };

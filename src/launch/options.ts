@@ -82,3 +82,14 @@ export function parseCpus(text: string): number {
   if (cpus < 1 || cpus > MAX_CPUS) throw usage(`--cpus ${text}: expected a number from 1 to ${MAX_CPUS}`);
   return cpus;
 }
+
+export function parseWorkdir(text: string): string {
+  if (!text.startsWith('/')) throw usage(`--workdir ${text}: expected an absolute path in the guest`);
+  return text;
+}
+
+/** `HOST:PORT`, where either can be `*`. */
+export function parseOutbound(text: string): string {
+  if (/^(\*|[A-Za-z0-9.*-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.test(text)) return text;
+  throw usage(`--net ${text}: expected HOST:PORT, where either can be "*"`);
+}
