@@ -103,7 +103,7 @@ export async function fetchCollateral(base: string, fmspc: string, ca: 'platform
     get(`tdx/certification/v4/tcb?fmspc=${fmspc}`),
     get('tdx/certification/v4/qe/identity'),
     get(`sgx/certification/v4/pckcrl?ca=${ca}&encoding=der`),
-    get('sgx/certification/v4/rootcacrl'),
+    get(rootCrlUrl(root)),
   ]);
   const text = (b: Uint8Array): string => Buffer.from(b).toString('utf8');
   return {
@@ -115,6 +115,13 @@ export async function fetchCollateral(base: string, fmspc: string, ca: 'platform
     pckCrl: crl.body,
     pckChain: chainOf(crl, 'SGX-PCK-CRL-Issuer-Chain'),
   };
+}
+
+/** A PCCS serves the root's revocation list itself; Intel's own service leaves it to the place that the root names. */
+export function rootCrlUrl(base: string): string {
+  return new URL(base).hostname === 'api.trustedservices.intel.com'
+    ? 'https://certificates.trustedservices.intel.com/IntelSGXRootCA.der'
+    : new URL('sgx/certification/v4/rootcacrl', base).href;
 }
 
 async function limitedBody(response: Response): Promise<Uint8Array> {

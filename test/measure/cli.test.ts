@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { rootCrlUrl } from '../../src/cli/measure-io.js';
 import {
   bootOption,
   buildEventLog,
@@ -254,6 +255,13 @@ describe('gramine-tdx-verify', () => {
     } finally {
       server.close();
     }
+  });
+
+  it('takes the root’s revocation list where Intel’s service keeps it, or from the PCCS', () => {
+    expect(rootCrlUrl('https://localhost:8081/')).toBe('https://localhost:8081/sgx/certification/v4/rootcacrl');
+    expect(rootCrlUrl('https://api.trustedservices.intel.com/')).toBe(
+      'https://certificates.trustedservices.intel.com/IntelSGXRootCA.der',
+    );
   });
 
   it('has no secret flag, and --help tells them', async () => {
