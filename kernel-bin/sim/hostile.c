@@ -31,7 +31,7 @@ void hostile_init(void) {
   if (!fwcfg_number("seed", &seed) || !seed) return;
   active = true;
   u64 r = mix(seed);
-  begin = r & 1 ? 0 : mix(r) % 4000;
+  begin = r & 1 ? 0 : mix(r) % (8ul << (r >> 8) % 9); // some 400 exits are a boot
   for (u32 i = 0; i < LIE_COUNT; i++) {
     u64 x = mix(seed * 64 + i);
     if ((x & 3) == 0) rates[i] = 1 + (u32)(x >> 8) % 10; // a quarter of the kinds, from always to once in 1024
@@ -84,6 +84,20 @@ void hostile_hob(u8 *hob, u32 n) {
   }
 }
 
+// One byte, where something is: a ring, a request, a payload.
+static void scribble(struct vcpu *v) {
+  for (u32 tries = 0; tries < 8; tries++) {
+    u64 gpa = memory_random_shared(v), start = hostile_random(v);
+    if (!gpa) return;
+    for (u64 i = 0; i < PAGE; i += 8) {
+      u8 *p = (u8 *)PHYS(gpa) + ((start + i) & (PAGE - 8));
+      if (!*(u64 *)p) continue;
+      p[hostile_random(v) & 7] = (u8)hostile_value(v);
+      return;
+    }
+  }
+}
+
 // At every exit to the VMM.
 void hostile_exit(struct vcpu *v) {
   if (likely(!active)) return;
@@ -92,10 +106,7 @@ void hostile_exit(struct vcpu *v) {
   if (lie(v, LIE_DELAY)) hostile_delay(v, 2000);
   if (lie(v, LIE_BLOCK)) memory_block(v, false);
   if (lie(v, LIE_REMOVE)) memory_block(v, true);
-  if (lie(v, LIE_SCRIBBLE)) {
-    u64 gpa = memory_random_shared(v);
-    if (gpa) ((u8 *)PHYS(gpa))[hostile_random(v) & (PAGE - 1)] = (u8)hostile_value(v);
-  }
+  if (lie(v, LIE_SCRIBBLE)) scribble(v);
 }
 
 // --- a planted secret must never be where the host can see it

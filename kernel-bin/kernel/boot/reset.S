@@ -20,7 +20,7 @@
 #define MSR_EFER 0xc0000080
 #define EFER_SCE_LME_NXE 0x901
 #define TDG_MEM_PAGE_ACCEPT 6
-#define ACCEPT_BUSY_RETRIES 100000       // the host, or another vCPU, is in the module with the same page
+#define ACCEPT_BUSY_RETRIES 10000        // the host, or another vCPU, is in the module with the same page
 #define STATUS_BUSY 0x80000200           // the upper halves of the module's status codes
 #define STATUS_ALREADY_ACCEPTED 0x00000b0a
 #define STATUS_SIZE_MISMATCH 0xc0000b0b

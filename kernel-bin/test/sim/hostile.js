@@ -174,7 +174,7 @@ function judge(late, said, log, program) {
   if (late) return [false, 'hang'];
   if (stop !== undefined) {
     if (/not accepted/.test(stop) && lied('remove')) return [true, 'died of a page taken away'];
-    if (/without MapGPA/.test(stop) && (lied('mapgpa_ignored') || lied('stale') || lied('value') || lied('status')))
+    if (/without MapGPA/.test(stop) && (lied('mapgpa_ignored') || lied('mapgpa_wild') || lied('stale') || lied('value') || lied('status')))
       return [true, 'died of a page that was not shared'];
     return [false, `stopped: ${stop.replace(/0x[0-9a-f]+/g, '#')}`];
   }
@@ -191,13 +191,19 @@ function judge(late, said, log, program) {
 
 const kinds = new Map();
 let bad = 0;
+let done = 0;
 let next = first;
+let last = first + count;
+process.once('SIGINT', () => {
+  last = next; // ends after the runs that are under way, with the summary
+});
 async function worker() {
-  while (next < first + count) {
+  while (next < last) {
     const result = await run(next++);
     const [good, kind] = result.verdict;
     kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
     if (!good) bad++;
+    done++;
     if (!good || verbose) {
       process.stdout.write(`seed ${result.seed} (${result.cpus} vCPUs): ${good ? 'good' : 'BAD'}: ${kind}\n`);
       if (!good) process.stdout.write(`${result.log}${result.program}${result.said.replace(/^/gm, '    ')}\n`);
@@ -207,5 +213,5 @@ async function worker() {
 await Promise.all(Array.from({ length: jobs }, worker));
 rmSync(scratch, { recursive: true, force: true });
 for (const [kind, n] of [...kinds].sort((a, b) => b[1] - a[1])) process.stdout.write(`${String(n).padStart(6)}  ${kind}\n`);
-process.stdout.write(`hostile: ${count - bad} passed, ${bad} failed\n`);
+process.stdout.write(`hostile: ${done - bad} passed, ${bad} failed\n`);
 process.exit(bad === 0 ? 0 : 1);
