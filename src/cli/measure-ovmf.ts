@@ -90,7 +90,7 @@ export function addOvmfCommand(program: Command): void {
       'how OVMF names the initrd on the command line: append, prepend or none',
       'append',
     )
-    .option('--no-header-patch', 'QEMU leaves the kernel’s setup header alone')
+    .option('--no-header-patch', 'QEMU leaves the kernel’s setup header alone (recent releases, for a TD)')
     .option('--pe <file>', 'an image loaded from the disk: boot loader, kernel, UKI (repeatable, in order)', list)
     .option('--disk <file>', 'the disk booted from, for its partition table')
     .option('--log <file>', 'log of such a guest: what is not given is taken from it, and marked L')

@@ -2,7 +2,7 @@
 //
 // QEMU's -kernel: before OVMF sees the kernel, QEMU writes into its setup header as a boot loader would, and so changes the
 // digest that OVMF measures. Source: QEMU hw/i386/x86-common.c, x86_load_linux; Linux Documentation/arch/x86/boot.rst for
-// the header's fields. Newer QEMU can leave the header alone; the caller says which.
+// the header's fields. Recent QEMU leaves the header of confidential guests alone; the caller says which it is.
 
 import { MeasureError } from './errors.js';
 import { utf16 } from './uefi-variables.js';
@@ -12,7 +12,6 @@ const XLF_CAN_BE_LOADED_ABOVE_4G = 2;
 const MIN_KERNEL_BYTES = 0x268;
 /** Room that QEMU's pc machines keep for ACPI tables below the end of low memory. */
 const ACPI_DATA_BYTES = 0x28000;
-const DEFAULT_INITRD_MAX = 0x37ffffff;
 
 export interface DirectBoot {
   readonly initrdBytes: number;
@@ -56,7 +55,7 @@ export function patchForDirectBoot(kernel: Uint8Array, boot: DirectBoot): Uint8A
   if (boot.initrdBytes > 0) {
     const low = Number(q35LowMemory(boot.memoryBytes));
     const above4g = protocol >= 0x20c && (out.readUInt16LE(0x236) & XLF_CAN_BE_LOADED_ABOVE_4G) !== 0;
-    const kernelMax = above4g ? 0xffffffff : out.readUInt32LE(0x22c) || DEFAULT_INITRD_MAX;
+    const kernelMax = above4g ? 0xffffffff : out.readUInt32LE(0x22c);
     const max = Math.min(kernelMax, low - ACPI_DATA_BYTES - 1);
     if (boot.initrdBytes >= max)
       throw new MeasureError(
@@ -69,20 +68,22 @@ export function patchForDirectBoot(kernel: Uint8Array, boot: DirectBoot): Uint8A
   return new Uint8Array(out.buffer, out.byteOffset, out.length);
 }
 
-/** QEMU reads vga= from the command line and writes it to the header, with strtol's idea of a number. */
+/** QEMU reads vga= from the command line and writes it to the header. Error `usage` for what QEMU refuses. */
 function videoMode(commandLine: string): number | undefined {
   const at = commandLine.indexOf('vga=');
   if (at < 0) return undefined;
   const value = commandLine.slice(at + 4);
-  for (const [word, mode] of [
+  const words = [
     ['normal', 0xffff],
     ['ext', 0xfffe],
     ['ask', 0xfffd],
-  ] as const)
-    if (value.startsWith(word)) return mode;
-  const m = /^\s*([-+]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]*)|([1-9][0-9]*))/.exec(value);
-  const n = m?.[2] ? Number.parseInt(m[2], 16) : m?.[3] ? Number.parseInt(m[3], 8) : Number(m?.[4] ?? 0);
-  return (m?.[1] === '-' ? -n : n) & 0xffff;
+  ] as const;
+  for (const [word, mode] of words) if (value.startsWith(word)) return mode;
+  const m = /^(?:0[xX]([0-9a-fA-F]+)|0([0-7]*)|([1-9][0-9]*))(?: |$)/.exec(value);
+  if (!m) throw new MeasureError('usage', `command line: QEMU refuses vga=${value.slice(0, 20)}`);
+  const [, hex, octal, decimal] = m;
+  const n = hex ? Number.parseInt(hex, 16) : decimal ? Number(decimal) : Number.parseInt(octal || '0', 8);
+  return n & 0xffff;
 }
 
 /** How OVMF tells the kernel of an initrd: older releases append to the command line, newer ones put it in front. */

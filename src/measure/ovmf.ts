@@ -38,7 +38,7 @@ export interface DirectBootParts {
   /** As given to QEMU's -append. */
   readonly commandLine: string;
   readonly initrdArgument: InitrdArgument;
-  /** Whether QEMU writes into the kernel's setup header (every release does by default). */
+  /** Whether QEMU writes into the kernel's setup header; recent releases do not for confidential guests. */
   readonly patchHeader: boolean;
 }
 

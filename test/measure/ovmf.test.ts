@@ -182,6 +182,11 @@ describe('QEMU’s direct boot', () => {
     expect(Buffer.from(patched).readUInt16LE(0x1fa)).toBe(mode);
   });
 
+  it('refuses a video mode that QEMU refuses', () => {
+    const boot = { initrdBytes: 0, memoryBytes: GIB, commandLine: 'vga=blue' };
+    expect(errorOf(() => patchForDirectBoot(bzImage(), boot))).toMatch(/^usage: .*vga=blue/);
+  });
+
   it('refuses what is no bzImage, and an initrd that does not fit', () => {
     expect(errorOf(() => patchForDirectBoot(peFile(), { initrdBytes: 0, memoryBytes: GIB, commandLine: '' }))).toMatch(
       /boot protocol 0x0/,
