@@ -302,6 +302,7 @@ static void on_fault(struct regs *r, u64 addr, u64 error) {
   traps[14]++;
   r->rip = r->r13;
 }
+static void on_user_return(struct regs *r) {} // there is no process whose signals it could look for
 static bool on_user_fault(struct regs *r, u64 addr, u64 error) {
   CHECK(irq_enabled());
   return demand(addr);
@@ -374,6 +375,7 @@ static void test_ring3(void) {
   arch_hooks.user_fault_ok = on_user_fault;
   arch_hooks.user_trap = on_trap;
   arch_hooks.syscall = on_syscall;
+  arch_hooks.user_return = on_user_return;
   user_pgd = page_virt(page_alloc(0, ALLOC_ZERO));
   memcpy(user_pgd + 256, kernel_pgd + 256, 2048);
   struct page *code = page_alloc(0, ALLOC_ZERO), *data = page_alloc(0, ALLOC_ZERO);
