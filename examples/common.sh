@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Sourced by the examples' run scripts. `./run` makes a manifest from the template and runs the program in a virtual
-# machine; `./run --linux` runs the same program on this system, for comparison: the output is the same.
+# machine, `./run --tdx` in a TD, `./run --simulate` in a simulated one; `./run --linux` runs the same program on this
+# system, for comparison: the output is the same.
 
 here=$(cd "$(dirname "$0")" && pwd)
 linux=
-if [ "${1:-}" = --linux ]; then linux=1; fi
+launcher=gramine-vm mode=
+case ${1:-} in
+  '') ;;
+  --linux) linux=1 ;;
+  --tdx) launcher=gramine-tdx ;;
+  --simulate) launcher=gramine-tdx mode=--simulate ;;
+  *) echo "usage: $0 [--linux | --tdx | --simulate]" >&2; exit 64 ;;
+esac
 commands=$here/../../dist/cli
-gramine_vm() { node "$commands/gramine-vm.js" "$@"; }
+gramine_vm() { node "$commands/$launcher.js" $mode "$@"; }
 gramine_manifest() { node "$commands/gramine-manifest.js" "$@"; }
 
 # A folder for the manifest and what the run leaves behind; the launcher finds APP.manifest.tdx there.

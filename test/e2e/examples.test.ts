@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Every example runs in a machine and here, with the same output.
+// Every example runs in a machine, in a simulated TD, and here, with the same output.
 
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -39,5 +39,17 @@ describe('examples', () => {
         stderr: here.stderr,
       });
     });
+
+    const canSimulate = existsSync(process.env.GRAMINE_TDX_SIMULATOR ?? join(root, 'kernel-bin/build/tdxsim.bin'));
+    it.skipIf(missing.length > 0 || !canSimulate)(
+      `${name} does so in a simulated TD`,
+      { timeout: 300_000 },
+      async () => {
+        const run = join(root, 'examples', name, 'run');
+        const here = await runHere(run, ['--linux'], { env: { PORT: String(await freePort()) } });
+        const inTd = await runHere(run, ['--simulate'], { env: { PORT: String(await freePort()) } });
+        expect({ stdout: inTd.stdout, status: inTd.status }).toEqual({ stdout: here.stdout, status: here.status });
+      },
+    );
   }
 });

@@ -2,7 +2,8 @@
 //
 // Reports and quotes of a TD (GHCI 3.3 TDG.VP.VMCALL<GetQuote>). A report is the TDX module's; a quote is the report
 // signed by a quoting service that the host reaches for us, so every byte of the answer is hostile: it is copied out of
-// shared memory once, its sizes are checked, and it must be about this TD and this request, else it is an I/O error.
+// shared memory once, its sizes are checked, and it must be about this TD and this request, else it is an I/O error
+// (threat-model T20).
 //
 // Several callers at once: each has a slot with a shared buffer of its own. The host answers when it likes; an interrupt
 // says that it did, and because it may be withheld (threat-model T15) a waiter looks by itself now and then. A caller that
