@@ -68,7 +68,11 @@ export function addOvmfCommand(program: Command): void {
     .option('--layout <layout>', 'whose TD HOB: qemu or gce', 'qemu')
     .option('--vars <file>', 'OVMF_VARS.fd in place of the image’s own variables')
     .option('--secure-boot <state>', 'absent, off or on (default: on with an enrolled PK, else absent)')
-    .option('--fw-cfg <name=file>', 'a fw_cfg item that recent firmware measures (repeatable, in its order)', list)
+    .option(
+      '--fw-cfg <name=file>',
+      'a fw_cfg item that recent firmware measures (repeatable, in its order; default: what --log has)',
+      list,
+    )
     .option('--acpi-loader <file>', 'etc/table-loader as the VMM serves it')
     .option('--acpi-rsdp <file>', 'etc/acpi/rsdp')
     .option('--acpi-tables <file>', 'etc/acpi/tables')

@@ -90,12 +90,13 @@ export function ovmfEvents(parts: OvmfParts): ExpectedEvent[] {
   const boot = new Boot(parts);
   boot.firmware();
   boot.acpi();
+  boot.authorities('before boot variables');
   boot.bootVariables();
   if (parts.direct) boot.kernel(parts.direct);
   boot.action('Calling EFI Application from Boot Option');
   boot.separator(parts.bootSeparator === 'rtmr0' ? RTMR0 : RTMR1);
   if (!parts.direct) boot.disk();
-  boot.copyLogged(RTMR0, [T.EV_EFI_VARIABLE_AUTHORITY], () => 'key that admitted an image');
+  boot.authorities('after boot variables');
   if (parts.direct) boot.efiStub(parts.direct);
   else boot.bootLoader();
   boot.action('Exit Boot Services Invocation');
@@ -110,12 +111,20 @@ class Boot {
   constructor(readonly parts: OvmfParts) {}
 
   firmware(): void {
-    const { firmware, layout, memoryBytes, fwCfg = [], secureBoot } = this.parts;
+    const { firmware, layout, memoryBytes, fwCfg, secureBoot } = this.parts;
     const hob = tdHobDigest(layout, memoryBytes, parseTdvf(firmware).sections);
     this.#computed(RTMR0, T.EV_EFI_HANDOFF_TABLES2, `TD HOB, ${layout} layout`, hob);
     const cfv = cfvBytes(this.parts);
     this.#computed(RTMR0, T.EV_EFI_PLATFORM_FIRMWARE_BLOB2, `CFV, ${cfv.length} bytes`, sha384(cfv));
-    for (const f of fwCfg) this.#computed(RTMR0, T.EV_PLATFORM_CONFIG_FLAGS, `fw_cfg ${f.name}`, sha384(f.bytes));
+    const type = T.EV_PLATFORM_CONFIG_FLAGS;
+    if (fwCfg) for (const f of fwCfg) this.#computed(RTMR0, type, `fw_cfg ${f.name}`, sha384(f.bytes));
+    else
+      this.copyLogged(
+        RTMR0,
+        [type],
+        () => 'fw_cfg item',
+        (e) => !isAcpi(e),
+      );
     for (const v of securityVariables(parseVariableStore(cfv), secureBoot)) {
       const digest = sha384(uefiVariableData(v.guid, v.name, v.data));
       this.#computed(RTMR0, T.EV_EFI_VARIABLE_DRIVER_CONFIG, `${v.name}, ${v.data.length} bytes`, digest);
@@ -124,9 +133,7 @@ class Boot {
   }
 
   acpi(): void {
-    // fw_cfg items have the same type; the tables say what they are.
-    const isTable = (e: LogEvent): boolean => Buffer.from(e.data).toString('latin1') === 'ACPI DATA';
-    const logged = this.#logged(RTMR0, [T.EV_PLATFORM_CONFIG_FLAGS]).filter(isTable);
+    const logged = this.#logged(RTMR0, [T.EV_PLATFORM_CONFIG_FLAGS]).filter(isAcpi);
     for (const [i, name] of ACPI_NAMES.entries()) {
       const what = `ACPI ${name}`;
       const [given, found] = [this.parts.acpi?.[i], logged[i]?.digest];
@@ -147,6 +154,14 @@ class Boot {
     } else if (log)
       this.copyLogged(RTMR0, [type, T.EV_EFI_VARIABLE_BOOT2], (e) => `variable ${parseUefiVariableData(e.data).name}`);
     else this.#unknown(RTMR0, type, 'BootOrder and boot options');
+  }
+
+  /** Keys that admitted an image, from the log: recent firmware measures one before it looks at its boot options. */
+  authorities(when: 'before boot variables' | 'after boot variables'): void {
+    const boot = this.#logged(RTMR0, [T.EV_EFI_VARIABLE_BOOT, T.EV_EFI_VARIABLE_BOOT2])[0]?.index ?? 0;
+    const before = when === 'before boot variables';
+    const what = (): string => 'key that admitted an image';
+    this.copyLogged(RTMR0, [T.EV_EFI_VARIABLE_AUTHORITY], what, (e) => e.index < boot === before);
   }
 
   /** QEMU's -kernel is loaded before the boot option starts. */
@@ -191,8 +206,13 @@ class Boot {
   }
 
   /** Events of these types (none: all) of one register, as the given log has them. */
-  copyLogged(mrIndex: number, types: readonly number[], what: (e: LogEvent) => string): void {
-    for (const e of this.#logged(mrIndex, types))
+  copyLogged(
+    mrIndex: number,
+    types: readonly number[],
+    what: (e: LogEvent) => string,
+    which: (e: LogEvent) => boolean = () => true,
+  ): void {
+    for (const e of this.#logged(mrIndex, types).filter(which))
       this.#add({ mrIndex, type: e.type, what: what(e), digest: e.digest, source: 'log' });
   }
 
@@ -249,6 +269,11 @@ function securityVariables(
       (v) => v.when === 'always' || v.data.length > 0,
     ),
   ];
+}
+
+/** fw_cfg items and ACPI tables have one event type; the tables say what they are. */
+function isAcpi(e: LogEvent): boolean {
+  return Buffer.from(e.data).toString('latin1') === 'ACPI DATA';
 }
 
 function diskGuid(data: Uint8Array): string {

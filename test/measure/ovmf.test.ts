@@ -8,6 +8,7 @@ import {
   authenticodeParts,
   authenticodeSha384,
   bootOption,
+  buildEventLog,
   checkEventData,
   diffEvents,
   eventsAgree,
@@ -242,6 +243,52 @@ describe('the events of an OVMF guest', () => {
     expect(toHex(plain.find((e) => e.what === 'kernel')?.digest ?? new Uint8Array())).toBe(
       toHex(authenticodeSha384(direct.kernel)),
     );
+  });
+
+  it('are those of recent firmware, too: fw_cfg items, a key before the boot options, two applications of its own', () => {
+    const named = (type: number, data: Uint8Array) => ({ mrIndex: 1, type, digest: sha384(data), data });
+    const acpi = [1, 2, 3].map((n) => ({ ...named(0xa, pattern(8, n)), data: new TextEncoder().encode('ACPI DATA') }));
+    const options = [
+      bootOption(FIRMWARE_APPLICATIONS.BootManagerMenuApp),
+      bootOption(FIRMWARE_APPLICATIONS.FirmwareSetup),
+    ];
+    const order = Uint8Array.of(0, 0, 1, 0);
+    const log = parseEventLog(
+      buildEventLog([
+        ...acpi,
+        named(0x800000e0, pattern(30)),
+        named(0x80000002, order),
+        named(0x800000e0, pattern(31)),
+      ]),
+    );
+    const fwCfg = [
+      { name: 'BootMenu', bytes: new Uint8Array(2) },
+      { name: 'bootorder', bytes: pattern(31) },
+    ];
+    const events = ovmfEvents({ ...base, fwCfg, bootOptions: options, log }).filter((e) => e.mrIndex === 1);
+    expect(events.map((e) => e.what)).toEqual([
+      'TD HOB, qemu layout',
+      'CFV, 540672 bytes',
+      'fw_cfg BootMenu',
+      'fw_cfg bootorder',
+      'SecureBoot, 0 bytes',
+      'PK, 0 bytes',
+      'KEK, 0 bytes',
+      'db, 0 bytes',
+      'dbx, 0 bytes',
+      'separator',
+      'ACPI etc/table-loader',
+      'ACPI etc/acpi/rsdp',
+      'ACPI etc/acpi/tables',
+      'key that admitted an image',
+      'BootOrder',
+      'Boot0000',
+      'Boot0001',
+      'key that admitted an image',
+    ]);
+    expect(toHex(events[14]?.digest ?? new Uint8Array())).toBe(toHex(sha384(order)));
+    const withItem = parseEventLog(buildEventLog([named(0xa, pattern(6)), ...acpi]));
+    expect(ovmfEvents({ ...base, log: withItem })[2]).toMatchObject({ what: 'fw_cfg item', source: 'log' });
   });
 
   it('measure the given variables in place of the image’s, and say when Secure Boot cannot be on', () => {
