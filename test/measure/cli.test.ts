@@ -344,6 +344,25 @@ describe('gramine-tdx-measure', () => {
     expect(JSON.parse(stdout.stdout)).toEqual(value.reference);
   });
 
+  it('predicts a program without a manifest, as it will be launched', async () => {
+    const line = (r: Result) => r.stdout.split('\n').find((l) => l.startsWith('rtmr2'));
+    const plain = await measure('/bin/cat');
+    expect([plain.code, line(plain)]).toEqual([0, expect.stringMatching(/^rtmr2 +[0-9a-f]{96}$/)]);
+    const options = [
+      '--publish',
+      '8080:80',
+      '--volume',
+      `${dir}:/data`,
+      '--net',
+      'localhost:443',
+      '--workdir',
+      '/data',
+    ];
+    const more = await measure('/bin/cat', ...options);
+    expect([more.code, line(more)]).toEqual([0, expect.stringMatching(/^rtmr2 +[0-9a-f]{96}$/)]);
+    expect(line(more)).not.toBe(line(plain));
+  });
+
   it('gives MRTD with a kernel that carries TDVF metadata, and says so where one does not', async () => {
     const without = await measure('app.manifest', '--kernel', 'nowhere.bfv');
     expect([without.code, without.stderr]).toEqual([0, expect.stringMatching(/no kernel image at nowhere.bfv/)]);
