@@ -172,7 +172,7 @@ tdx.vcpus = 2
   });
 
   it('has flock and eventfd, whatever the manifest says', () => {
-    expect([plain['flock, eventfd'], set['flock, eventfd']]).toEqual(['done, done', 'done, done']);
+    expect([plain.flock, set.flock, plain.eventfd, set.eventfd]).toEqual(['done, done', 'done, done', 'done', 'done']);
   });
 
   it('sees when a trusted file was changed last, as this host tells it', () => {

@@ -168,7 +168,8 @@ static struct record *new_record(struct file *f, enum kind kind, int type, u64 s
 int lock_flock(struct file *f, int op) {
   int type = (op & ~LOCK_NB) == LOCK_SH ? F_RDLCK : (op & ~LOCK_NB) == LOCK_EX ? F_WRLCK : (op & ~LOCK_NB) == LOCK_UN ? F_UNLCK : -1;
   if (type < 0) return -EINVAL;
-  if (f->path_only || !f->inode) return -EBADF;
+  if (f->path_only) return -EBADF;
+  if (!f->inode) return 0; // a pipe, a socket, the console: nobody else's file can have the same one
   struct record *n = new_record(f, KIND_FLOCK, type, 0, END_MAX);
   return n ? set_lock(f->inode, n, !(op & LOCK_NB)) : -ENOMEM;
 }

@@ -71,6 +71,8 @@ static void test_corners(struct file *f) {
   CHECK(lock_flock(ro, LOCK_SH | LOCK_NB) == 0 && lock_flock(f, LOCK_EX | LOCK_NB) == -EAGAIN && lock_flock(f, 99) == -EINVAL);
   file_put(ro); // gives its lock up
   CHECK(lock_flock(f, LOCK_EX | LOCK_NB) == 0 && lock_flock(f, LOCK_UN) == 0);
+  struct file pipe = { .refs = f->refs }; // has no inode, so nobody to share its lock with
+  CHECK(lock_flock(&pipe, LOCK_EX) == 0 && lock_flock(&pipe, LOCK_UN) == 0 && lock_flock(&pipe, 99) == -EINVAL);
   // a circle of two would wait for ever
   mock_table = owner(0);
   CHECK(fcntl_lock(f, F_OFD_SETLK, F_UNLCK, 0, 0) == 0 && fcntl_lock(f, F_SETLK, F_WRLCK, 0, 1) == 0);

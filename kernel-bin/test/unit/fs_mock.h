@@ -152,6 +152,9 @@ size_t iter_zero(struct iter *it, size_t n) {
   return n;
 }
 struct policy policy;
+struct host_hints host_hints;
+struct super *attestfs_create(void) { return NULL; }
+struct super *resolvconf_create(void) { return NULL; }
 int console_add_nodes(void) { return 0; }
 static u64 mock_fsize = ~0ull;
 static u64 mock_fsize_limit(void) { return mock_fsize; }
