@@ -2,6 +2,7 @@
 //
 // Exceptions, the system call frame, and the way back to ring 3. Entered from entry.S with interrupts off.
 #include "arch/internal.h"
+#include "arch/tdx.h"
 
 _Static_assert(sizeof(struct regs) == 168 && offsetof(struct regs, cs) == 136, "entry.S knows the frame");
 _Static_assert(offsetof(struct cpu, kernel_rsp) == 16 && offsetof(struct cpu, user_rsp) == 24, "entry.S knows struct cpu");
@@ -22,7 +23,13 @@ static const char *trap_name(u32 vector) {
   return vector < ARRAY_SIZE(names) ? names[vector] : "trap";
 }
 
+// The log goes to the host, which can bring a panic about (a #VE on shared memory): in a TD that it may not look into it
+// learns where that was, not what the registers hold.
 void dump_regs(const struct regs *r) {
+  if (in_td && !(tdx_info.attributes & TDX_ATTR_DEBUG)) {
+    printk(LOG_ERROR, "cpu %u rip %016lx cs %02lx", this_cpu()->id, regs_from_user(r) ? 0 : r->rip, r->cs);
+    return;
+  }
   printk(LOG_ERROR, "cpu %u rip %016lx cs %02lx rflags %06lx rsp %016lx ss %02lx orig_rax %lx", this_cpu()->id, r->rip,
     r->cs, r->rflags, r->rsp, r->ss, r->orig_rax);
   printk(LOG_ERROR, "rax %016lx rbx %016lx rcx %016lx rdx %016lx", r->rax, r->rbx, r->rcx, r->rdx);
