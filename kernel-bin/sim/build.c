@@ -140,6 +140,7 @@ void td_build(void) {
   if (td.offset + td.high_end > sim_phys)
     panic("-m is too small: RAM must reach %lu MiB above 4 GiB", (td.offset + td.high_end + SIM_BYTES - 4 * GIB) / MIB);
   td.aug_level = fwcfg_number("pages", &value) && value == 4096 ? 0 : 1;
+  td.fwcfg = fwcfg_number("fwcfg", &value) && value;
 
   td.attributes = BIT(28);
   if (fwcfg_number("attributes", &value)) td.attributes = value;

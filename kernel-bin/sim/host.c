@@ -272,11 +272,17 @@ void counters_print(void) {
   secret_scan();
 }
 
+// QEMU ends without handing over what it could not write yet: the transmitter is empty when everything is out.
+static void text_flush(void) {
+  for (u32 spin = 0; spin < 20000000 && !(in8((u16)(text_port + 5)) & 0x40); spin++) cpu_relax();
+}
+
 __noreturn void machine_stop(u32 status) {
   static u32 stopping;
   if (!__atomic_exchange_n(&stopping, 1, __ATOMIC_SEQ_CST)) {
     counters_print();
     say("sim.end=%u", status);
+    text_flush();
     out32(0xf4, status); // isa-debug-exit, where there is one
     out32(0xcf8, 0x8000f840); // ICH9 power management at 0x600, as the kernel does it
     out32(0xcfc, 0x601);

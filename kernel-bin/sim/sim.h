@@ -77,7 +77,7 @@ struct vcpu {
   struct ve_info ve;
   u32 lvt_timer, timer_divide; // the local APIC's timer as the TD set it
   u64 timer_initial, timer_end_tsc, tsc_deadline;
-  u32 io_apic_index;
+  u32 io_apic_index, cmos_index;
   u64 rng, last_answer; // hostile.c
   u64 counters[COUNTER_COUNT];
 };
@@ -92,6 +92,7 @@ struct td {
   u8 mrtd[48], mrconfigid[48], mrowner[48], mrownerconfig[48], rtmr[4][48];
   u64 notify_enables;
   u32 notify_vector, notify_vcpu;      // SetupEventNotifyInterrupt
+  bool fwcfg;                          // the TD may use fw_cfg: for foreign firmware
   u32 aug_level;                       // 1: the VMM gives memory in 2 MiB pages where it can, 0: in 4 KiB pages
 };
 

@@ -32,8 +32,18 @@ static u64 halt(struct vcpu *v) {
 static bool port_is_hidden(u64 port, u64 size) {
   static const struct { u16 first, last; } hidden[] = { { 0x2f8, 0x2ff }, { 0x3e8, 0x3ef }, { 0x510, 0x51b } };
   for (u32 i = 0; i < ARRAY_SIZE(hidden); i++)
-    if (port + size > hidden[i].first && port <= hidden[i].last) return true;
+    if (!(td.fwcfg && hidden[i].first == 0x510) && port + size > hidden[i].first && port <= hidden[i].last) return true;
   return false;
+}
+
+// The size of memory in CMOS is the outer machine's: the TD reads its own (64 KiB units above 16 MiB, and above 4 GiB).
+static bool cmos_read(struct vcpu *v, u8 *value) {
+  u64 low = (MIN(td.low_end, 0xc0000000ul) - 16 * MIB) >> 16, high = (td.high_end - 4 * GIB) >> 16;
+  switch (v->cmos_index) {
+  case 0x34: case 0x35: *value = (u8)(low >> 8 * (v->cmos_index - 0x34)); return true;
+  case 0x5b ... 0x5d: *value = (u8)(high >> 8 * (v->cmos_index - 0x5b)); return true;
+  default: return false;
+  }
 }
 
 static u64 port_io(struct vcpu *v, u64 *r) {
@@ -42,6 +52,12 @@ static u64 port_io(struct vcpu *v, u64 *r) {
   if ((size != 1 && size != 2 && size != 4) || r[R13] > 1 || port > 0xffff) return VMCALL_INVALID_OPERAND;
   if (port_is_hidden(port, size)) {
     if (!r[R13]) r[R11] = BIT(8 * size) - 1;
+    return VMCALL_SUCCESS;
+  }
+  u8 cmos;
+  if (port == 0x70 && r[R13]) v->cmos_index = value & 0x7f;
+  if (port == 0x71 && !r[R13] && cmos_read(v, &cmos)) {
+    r[R11] = cmos;
     return VMCALL_SUCCESS;
   }
   if (r[R13]) {

@@ -23,6 +23,10 @@ interface Run {
   readonly text: string;
 }
 interface Setup {
+  /** In place of the test TD. */
+  readonly image?: string;
+  /** Ends the run when the console shows it. */
+  readonly until?: RegExp;
   readonly mode?: number;
   readonly cpus?: number;
   readonly qemu?: readonly string[];
@@ -39,12 +43,23 @@ describe.skipIf(!existsSync(simulator))('tdxsim', () => {
   });
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  /** Runs the test TD to its end. */
-  async function run({ mode = 0, cpus = 1, qemu = [], options = {} }: Setup): Promise<Run> {
+  function testImage(mode: number): string {
     const image = join(folder, `mode${mode}.img`);
     const bytes = Buffer.from(payload);
     bytes.writeUInt32LE(mode, bytes.length - MODE_FROM_END);
     writeFileSync(image, bytes);
+    return image;
+  }
+
+  /** Runs the test TD to its end. */
+  async function run({
+    mode = 0,
+    cpus = 1,
+    qemu = [],
+    options = {},
+    image = testImage(mode),
+    until,
+  }: Setup): Promise<Run> {
     const text = join(mkdtempSync(join(folder, 'run-')), 'text');
     const all = { memory: String(256 << 20), ...options };
     const child = spawn(
@@ -64,6 +79,7 @@ describe.skipIf(!existsSync(simulator))('tdxsim', () => {
     let console = '';
     child.stdout.on('data', (data: Buffer) => {
       console += data.toString('latin1');
+      if (until?.test(console)) child.kill();
     });
     await new Promise((resolve) => child.once('close', resolve));
     const said = new Map<string, string>();
@@ -182,6 +198,15 @@ describe.skipIf(!existsSync(simulator))('tdxsim', () => {
     expect(await found(11)).toBe('not found');
     const { text } = await run({ mode: 10, options });
     expect(text).toContain('sim.secret=in a register of a TDVMCALL');
+  });
+
+  // Firmware that others wrote for real TDX, from Debian's package ovmf: #VE, MMIO, MapGPA and timers of its own making.
+  const ovmf = process.env.GRAMINE_TDX_OVMF ?? '/usr/share/qemu/OVMF.fd';
+  it.skipIf(!existsSync(ovmf))('boots OVMF to its shell', { timeout: 600_000 }, async () => {
+    const options = { memory: String(2048 * 2 ** 20), fwcfg: '1' };
+    const result = await run({ image: ovmf, options, until: /UEFI Interactive Shell|>>Start PXE|Press ESC/ });
+    expect(result.console).toMatch(/BdsDxe: starting Boot0001 "EFI Internal Shell"/);
+    expect(result.said.get('sim.mrtd')).toBe(toHex(predictMrtd(readFileSync(ovmf)).page));
   });
 
   it('refuses parameters that make no TD', async () => {
