@@ -129,12 +129,20 @@ function machineOf(name: VmCommandName, options: Options): MachineRequest {
     }
     return { kind: 'td', identity, quotes: options.quoteService ?? 'auto' };
   }
-  if (options.quoteService !== undefined) {
-    throw new LaunchError('usage', '--quote-service: a simulated TD has a quoting service of its own');
+  const service = options.quoteService ?? 'auto';
+  if (typeof service === 'object' && service.type === 'vsock') {
+    throw new LaunchError('usage', '--quote-service: a simulated TD reaches services on unix sockets only');
+  }
+  if (service !== 'auto' && (collateral !== undefined || quoteVersion !== undefined)) {
+    throw new LaunchError(
+      'usage',
+      '--collateral and --quote-version are for the quoting service of a simulated TD’s own',
+    );
   }
   return {
     kind: 'simulated',
     identity,
+    quotes: service === 'auto' ? 'own' : service,
     quoteVersion: quoteVersion === '5' ? 5 : 4,
     collateral,
     options: simulatorOption ?? [],

@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { closeSync, existsSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { connect } from 'node:net';
 import { availableParallelism, constants as os } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { chooseAccelerator } from './accelerator.js';
@@ -45,7 +46,9 @@ export type MachineRequest =
   | {
       readonly kind: 'simulated';
       readonly identity: TdIdentity;
-      /** Format of the quotes. */
+      /** Who makes the quotes: a service of this run, another one that listens on this unix socket, or nobody. */
+      readonly quotes: 'own' | 'none' | { readonly type: 'unix'; readonly path: string };
+      /** Format of the quotes of one's own. */
       readonly quoteVersion: 4 | 5;
       /** Where root and collateral of this run's throw-away PKI are written. */
       readonly collateral?: string | undefined;
@@ -239,8 +242,11 @@ class Run {
     return failed;
   }
 
-  /** A simulated module's reports are judged by a key that this run makes, and its quotes lead to a root of this run. */
-  private makeQuoteService(spec: MachineSpec): QuoteService {
+  /**
+   * Makes the key of a simulated module's reports. What is returned is called with the stream of requests for quotes; those of
+   * this run's own service lead to a root of this run.
+   */
+  private makeQuoteService(spec: MachineSpec): (requests: Duplex) => void {
     const { request } = this;
     if (request.machine.kind !== 'simulated') throw new Error('a quoting service for a machine that is not simulated');
     const macKey = randomBytes(MAC_KEY_BYTES);
@@ -249,18 +255,31 @@ class Run {
     } catch (error) {
       throw fromErrno(error, `cannot write ${spec.macKeyFile}`);
     }
+    const { collateral, quotes, quoteVersion } = request.machine;
+    if (quotes === 'none') return () => {};
+    const trouble = (text: string) => request.detail(`quoting service: ${printable(text)}`);
+    if (quotes !== 'own') {
+      return (requests) => {
+        const service = connect(quotes.path);
+        service.on('error', (error) => trouble(error.message));
+        requests.pipe(service).pipe(requests);
+      };
+    }
     const pki = new ThrowawayPki({ label: 'gramine-tdx simulated' });
-    const { collateral, quoteVersion } = request.machine;
     if (collateral !== undefined) {
       writeCollateral(collateral, pki);
       request.detail(`the root and collateral of this run's quotes are in ${collateral}`);
     }
-    const trouble = (text: string) => request.detail(`quoting service: ${printable(text)}`);
-    return new QuoteService({ pki, macKey, version: quoteVersion, trouble });
+    const service = new QuoteService({ pki, macKey, version: quoteVersion, trouble });
+    return (requests) => service.serve(requests);
   }
 
   /** Resolves to what QEMU printed when it has ended and closed every port. */
-  private startQemu(path: string, spec: MachineSpec, quotes: QuoteService | undefined): Promise<string> {
+  private startQemu(
+    path: string,
+    spec: MachineSpec,
+    quotes: ((requests: Duplex) => void) | undefined,
+  ): Promise<string> {
     const stdio: ('ignore' | 'pipe')[] = ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe'];
     stdio[QEMU_FDS.stdin] = spec.tty ? 'ignore' : 'pipe';
     if (quotes !== undefined) stdio[QEMU_FDS.simulator] = stdio[QEMU_FDS.quotes] = 'pipe';
@@ -282,7 +301,7 @@ class Run {
     this.readLog(port('log'));
     if (quotes !== undefined) {
       this.simulator = new SimulatorReport(port('simulator'), (line) => this.request.detail(printable(line)));
-      quotes.serve(port('quotes'));
+      quotes(port('quotes'));
     }
     const ports: GuestPorts = spec.tty
       ? { console: port('console'), stderr: port('stderr') }
@@ -423,7 +442,11 @@ async function chooseMachine(request: LaunchRequest, plan: Plan): Promise<Chosen
         throw new LaunchError('image-corrupt', `there is no simulator at ${simulator}. Build it: npm run build:native`);
       }
       const { identity, options } = wanted;
-      return { qemu: findQemu(knowledge), machine: { kind: 'simulated', identity, simulator, options } };
+      const quotes = wanted.quotes !== 'none';
+      if (typeof wanted.quotes === 'object' && !existsSync(wanted.quotes.path)) {
+        throw new LaunchError('usage', `--quote-service unix:${wanted.quotes.path}: it does not exist`);
+      }
+      return { qemu: findQemu(knowledge), machine: { kind: 'simulated', identity, simulator, quotes, options } };
     }
   }
 }

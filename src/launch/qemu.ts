@@ -48,6 +48,8 @@ export type Machine =
       readonly kind: 'simulated';
       readonly identity: TdIdentity;
       readonly simulator: string;
+      /** Whether somebody answers requests for quotes. */
+      readonly quotes: boolean;
       /** More of the simulator's own: NAME and VALUE of fw_cfg opt/gramine/sim-NAME. */
       readonly options: readonly (readonly [name: string, value: string])[];
     };
@@ -145,12 +147,10 @@ export function qemuArguments(spec: MachineSpec): string[] {
   );
   if (!spec.tty) args.push(...chardev('stdin'), '-device', 'virtserialport,nr=2,chardev=stdin,name=stdin');
   if (spec.machine.kind === 'simulated') {
-    args.push(
-      ...chardev('simulator'),
-      ...['-device', 'isa-serial,chardev=simulator,iobase=0x3e8,irq=5,index=2'],
-      ...chardev('quotes'),
-      ...['-device', 'isa-serial,chardev=quotes,iobase=0x2f8,irq=3,index=1'],
-    );
+    args.push(...chardev('simulator'), ...['-device', 'isa-serial,chardev=simulator,iobase=0x3e8,irq=5,index=2']);
+    if (spec.machine.quotes) {
+      args.push(...chardev('quotes'), '-device', 'isa-serial,chardev=quotes,iobase=0x2f8,irq=3,index=1');
+    }
   }
   if (spec.gdb !== undefined) args.push('-gdb', spec.gdb, '-S');
   return args;

@@ -13,6 +13,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -171,6 +172,82 @@ describe.skipIf(!canRun || !existsSync(simulator))('a simulated TD', { timeout: 
       const { reportData } = parseQuote(out(`quote${i}`)).body;
       expect(Buffer.from(reportData).toString().replaceAll('\0', '')).toBe(`caller ${i}`);
     }
+  });
+
+  describe('with a quoting service that', () => {
+    /** Runs a script in a TD whose quoting service is `answer`: called with each request's bytes so far and its socket. */
+    async function withService(script: string, answer: (request: Buffer, socket: Socket) => void): Promise<Outcome> {
+      const path = join(work, 'service');
+      const server = createServer((socket) => {
+        let request = Buffer.alloc(0);
+        socket.on('error', () => {});
+        socket.on('data', (data: Buffer) => {
+          request = Buffer.concat([request, data]);
+          const length = request.length >= 4 ? 4 + request.readUInt32BE(0) : Number.POSITIVE_INFINITY;
+          if (request.length < length) return;
+          const whole = request.subarray(0, length);
+          request = Buffer.from(request.subarray(length));
+          answer(whole, socket);
+        });
+      });
+      server.listen(path);
+      try {
+        return await run(['gramine-tdx', '--simulate', '--quote-service', `unix:${path}`], 'dcap', script);
+      } finally {
+        server.close();
+      }
+    }
+    const framed = (message: Buffer) =>
+      Buffer.concat([Buffer.from(Uint32Array.of(message.length).buffer).swap32(), message]);
+
+    it('is silent: a signal ends the wait, and others wait on', async () => {
+      const requests: Buffer[] = [];
+      const script = `${cd} cat quote & waiting=$!; timeout 3 cat quote; echo $?; kill $waiting; wait $waiting; echo $?`;
+      const { stdout, status } = await withService(script, (request) => void requests.push(request));
+      expect({ stdout, status }).toEqual({ stdout: '143\n143\n', status: 0 });
+      // The simulator asks for one at a time, and the first was never answered.
+      expect(requests).toHaveLength(1);
+      expect(requests[0]?.subarray(4 + 24).length).toBe(1024);
+    });
+
+    it.each<[string, (request: Buffer) => Buffer | undefined, RegExp]>([
+      ['answers with an error', () => framed(header(16, 0x12001)), /could not make a quote/],
+      ['answers with no quote', () => framed(response(Buffer.alloc(3000, 7))), /is not a quote/],
+      ['sends the request back', (r) => r, /could not make a quote/],
+      ['sends a size that is not so', () => framed(response(Buffer.alloc(100), 99_999)), /could not make a quote/],
+      ['sends more than fits', () => framed(response(Buffer.alloc(33_000, 4))), /could not make a quote/],
+    ])('%s', async (_, answer, reason) => {
+      const { stdout, stderr } = await withService(`${cd} cat quote; echo $?`, (request, socket) => {
+        const bytes = answer(request);
+        if (bytes !== undefined) socket.write(bytes);
+      });
+      expect(stdout).toBe('1\n');
+      expect(stderr).toMatch(reason);
+      expect(stderr).toContain("cat: can't open 'quote': Input/output error");
+    });
+
+    const header = (size: number, error: number) => {
+      const bytes = Buffer.alloc(16);
+      bytes.writeUInt16LE(1, 0);
+      bytes.writeUInt16LE(1, 2);
+      bytes.writeUInt32LE(1, 4);
+      bytes.writeUInt32LE(size, 8);
+      bytes.writeUInt32LE(error, 12);
+      return bytes;
+    };
+    function response(quote: Buffer, size = quote.length): Buffer {
+      const sizes = Buffer.alloc(8);
+      sizes.writeUInt32LE(size, 4);
+      return Buffer.concat([header(24 + quote.length, 0), sizes, quote]);
+    }
+  });
+
+  it('without a quoting service says so', async () => {
+    const mode = ['gramine-tdx', '--simulate', '--quote-service', 'none'];
+    const { stdout, stderr } = await run(mode, 'dcap', `${cd} cat quote; echo $?`);
+    expect(stdout).toBe('1\n');
+    expect(stderr).toContain('the host has no quoting service');
+    expect(stderr).toContain("cat: can't open 'quote': No such device");
   });
 
   it('as a debug TD says so in its quotes, which are refused', async () => {

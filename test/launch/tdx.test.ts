@@ -116,7 +116,7 @@ describe('QEMU’s command', () => {
     const identity = { debug: false, mrOwner: register };
     const words = qemuArguments(
       spec(
-        { kind: 'simulated', identity, simulator: '/sim.bin', options: [['gpaw', '52']] },
+        { kind: 'simulated', identity, simulator: '/sim.bin', quotes: true, options: [['gpaw', '52']] },
         { memoryBytes: 4n << 30n },
       ),
     );
@@ -183,7 +183,9 @@ describe('gramine-tdx', () => {
   it.each([
     [['--collateral', 'x', '/bin/true'], '--collateral is for --simulate'],
     [['--simulator-option', 'seed=1', '/bin/true'], '--simulator-option is for --simulate'],
-    [['--simulate', '--quote-service', 'none', '/bin/true'], 'has a quoting service of its own'],
+    [['--simulate', '--quote-service', 'vsock:2:4050', '/bin/true'], 'on unix sockets only'],
+    [['--simulate', '--quote-service', 'none', '--collateral', 'x', '/bin/true'], 'of a simulated TD’s own'],
+    [['--simulate', '--quote-service', 'unix:/nowhere', '/bin/true'], 'unix:/nowhere: it does not exist'],
     [['--simulate', '--quote-version', '6', '/bin/true'], 'quote-version'],
     [['--mrconfigid', '12', '/bin/true'], '--mrconfigid 12: expected 48 bytes'],
     [['--accel', 'kvm', '/bin/true'], "unknown option '--accel'"],
