@@ -17,8 +17,8 @@ const installed = join(work, 'app/node_modules/gramine-tdx');
 /** What a user's machine has; no compiler, no make, nothing of this repository. */
 const TOOLS = ['node', 'sh', 'env', 'stty', 'rm', 'unshare', 'mount', 'mkdir', 'bwrap', 'qemu-system-x86_64'];
 
-function run(args: readonly string[]): string {
-  return execFileSync(join(work, 'app/node_modules/.bin/gramine-vm'), args, {
+function run(args: readonly string[], command = 'gramine-vm'): string {
+  return execFileSync(join(work, 'app/node_modules/.bin', command), args, {
     encoding: 'utf8',
     env: { PATH: bin, HOME: work },
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -71,5 +71,10 @@ describe('the npm package', () => {
 
   it('runs a program', () => {
     expect(run(['-q', '/bin/busybox', 'echo', 'hello from the package'])).toBe('hello from the package\n');
+  });
+
+  it('runs it in a simulated TD', () => {
+    const args = ['--simulate', '-q', '/bin/busybox', 'echo', 'hello from a TD'];
+    expect(run(args, 'gramine-tdx')).toBe('hello from a TD\n');
   });
 });
