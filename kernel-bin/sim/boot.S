@@ -251,10 +251,7 @@ interrupt_common:
   addq $16, %rsp
   iretq
 
-  .globl idle_code, probe_code
-probe_code:
-  movq %cr4, %rax
-  vmmcall
+  .globl idle_code
 idle_code:
   hlt
   jmp idle_code

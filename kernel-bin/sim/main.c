@@ -58,7 +58,6 @@ __noreturn void sim_cpu(u32 index) {
     tsc_calibrate_end();
     cpuid_init();
     vcpu_init(v);
-    vcpu_probe(v);
     while (__atomic_load_n(&ready, __ATOMIC_ACQUIRE) != td.num_vcpus - 1) cpu_relax();
     memset(PHYS(0), 0, LOW_USED_END);
     say("sim.tsc_hz=%lu", tsc_hz);

@@ -255,11 +255,11 @@ bool memory_private_ready(struct vcpu *v, u64 gpa) {
   return false;
 }
 
-// A nested page fault. SVM gives no guest-linear address and no instruction: the GLA is 0 but for fetches.
+// A nested page fault. SVM gives no guest-linear address and no instruction (decode.c).
 void memory_violation(struct vcpu *v) {
   u64 gpa = v->vmcb->exit_info2, code = v->vmcb->exit_info1;
   bool fetch = code & BIT(4), walk_access = code & BIT(33);
-  u64 qualification = (code & 2 ? BIT(1) : fetch ? BIT(2) : BIT(0)) | (fetch ? BIT(7) : 0) | (walk_access ? 0 : BIT(8));
+  u64 qualification = (code & 2 ? BIT(1) : fetch ? BIT(2) : BIT(0));
   bool delivering = v->vmcb->exit_int_info & BIT(31);
   if (!(gpa & td.shared_bit)) {
     if (resolve_private(v, gpa, !delivering)) return;
@@ -269,7 +269,9 @@ void memory_violation(struct vcpu *v) {
   }
   if (delivering) td_stop("EPT violation at GPA %#lx while an exception is delivered, RIP %#lx", gpa, v->vmcb->rip);
   count(v, VE_EPT);
-  inject_ve(v, 48, qualification, fetch ? v->vmcb->rip : 0, gpa, 0, 0);
+  u64 gla = fetch ? v->vmcb->rip : walk_access ? 0 : decode_linear(v, gpa);
+  if (gla) qualification |= BIT(7) | (walk_access ? 0 : BIT(8));
+  inject_ve(v, 48, qualification, gla, gpa, 0, 0);
 }
 
 void *td_memory(u64 gpa, bool allow_shared) {
@@ -284,7 +286,7 @@ void *td_memory(u64 gpa, bool allow_shared) {
 }
 
 // The TD's page tables by hand (SVM tells no instruction bytes): false where the walk ends.
-static bool translate(struct vcpu *v, u64 linear, u64 *gpa) {
+bool td_translate(struct vcpu *v, u64 linear, u64 *gpa) {
   struct vmcb *m = v->vmcb;
   if (!(m->cr0 & BIT(31))) {
     *gpa = (u32)linear;
@@ -312,7 +314,7 @@ static bool translate(struct vcpu *v, u64 linear, u64 *gpa) {
 bool td_fetch(struct vcpu *v, u64 linear, void *buf, u32 n) {
   for (u32 done = 0; done < n;) {
     u64 gpa;
-    if (!translate(v, linear + done, &gpa)) return false;
+    if (!td_translate(v, linear + done, &gpa)) return false;
     u8 *p = td_memory(ALIGN_DOWN(gpa, PAGE), true);
     if (!p) return false;
     u32 part = (u32)MIN((u64)(n - done), PAGE - (gpa & (PAGE - 1)));

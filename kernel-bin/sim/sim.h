@@ -72,7 +72,7 @@ struct vcpu {
   u32 in_guest;      // between the last look at the page tables and the exit: who changes them waits for this to end
   u32 nmi_pending;   // an NMI of another vCPU
   u64 event;         // to be injected at the next entry (EVENTINJ format)
-  u64 cr4;           // as the TD sees it: with VMXE, which the CPU under it does not have
+  u64 cr4;           // as the TD sees it: QEMU's #VMEXIT needs PAE in the real one
   u8 cpuid_ve;       // TDG.VP.CPUIDVE.SET: bit 0 supervisor, bit 1 user
   struct ve_info ve;
   u32 lvt_timer, timer_divide; // the local APIC's timer as the TD set it
@@ -168,6 +168,8 @@ bool memory_private_ready(struct vcpu *v, u64 gpa);  // a module access to a TD 
 bool shared_is_mapped(u64 gpa);
 void memory_violation(struct vcpu *v);
 void *td_memory(u64 gpa, bool allow_shared);         // of one page's content; NULL when it is not mapped
+bool td_translate(struct vcpu *v, u64 linear, u64 *gpa); // by the TD's page tables
+u64 decode_linear(struct vcpu *v, u64 gpa);          // decode.c: the address that made an EPT violation; 0: unknown
 bool td_fetch(struct vcpu *v, u64 linear, void *buf, u32 n);
 void memory_block(struct vcpu *v, bool remove);      // a random page of the TD's: blocked, or taken away
 u64 memory_random_shared(struct vcpu *v);            // a page that is shared now; 0: none
@@ -176,7 +178,6 @@ u64 memory_next_shared(u64 gpa);                     // at or after gpa; 0: none
 // --- vcpu.c: running
 __noreturn void vcpu_run(struct vcpu *v);
 void vcpu_init(struct vcpu *v);
-void vcpu_probe(struct vcpu *v);                     // what this QEMU leaves out
 void vcpu_wait(struct vcpu *v);                      // for an interrupt, which stays pending
 void inject_exception(struct vcpu *v, u32 vector, bool has_error, u32 error);
 static inline void inject_gp(struct vcpu *v) { inject_exception(v, 13, true, 0); }

@@ -21,12 +21,12 @@ enum { X_CR_READ = 0x00, X_CR_WRITE = 0x10, X_UD = 0x46, X_NMI = 0x61, X_RDPMC =
 #define CR4_PAE BIT(5)
 #define CR4_MCE BIT(6)
 #define CR4_VMXE BIT(13)
+#define CR4_SMXE BIT(14)
 // What `-cpu max` of TCG has: VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT UMIP LA57 FSGSBASE OSXSAVE SMEP SMAP PKE PKS
 #define CR4_CPU (0x7fful | BIT(11) | BIT(12) | BIT(16) | BIT(18) | BIT(20) | BIT(21) | BIT(22) | BIT(24))
 // Bits whose difference between simulator and TD costs a flush at every entry and exit (QEMU)
 #define CR4_MATCH (BIT(4) | BIT(7) | BIT(20) | BIT(21))
 
-static bool cr4_reads_exit = true;
 static u8 msr_bitmap[8192] __aligned(4096), io_bitmap[3 * 4096] __aligned(4096);
 
 static struct vmcb_seg segment(u16 selector, u32 rights, u32 limit) {
@@ -63,7 +63,7 @@ void vcpu_init(struct vcpu *v) {
   m->idtr.limit = 0;
   m->efer = 0x901 | EFER_SVME;
   m->cr0 = 0x21;
-  v->cr4 = CR4_MCE | CR4_VMXE;
+  v->cr4 = CR4_MCE;
   m->cr4 = CR4_MCE | CR4_PAE;
   m->rip = 0xfffffff0;
   m->rflags = 2;
@@ -102,7 +102,8 @@ static void ve_instruction(struct vcpu *v, enum counter c, u32 reason, u64 quali
 
 static u64 *gpr(struct vcpu *v, u32 n) { return n == RSP ? &v->vmcb->rsp : &v->g[n]; }
 
-// MOV to and from CR0 and CR4, CLTS. The TDX module keeps CR0.PE and NE and CR4.MCE and VMXE at 1.
+// MOV to and from CR0 and CR4, CLTS. The TDX module keeps CR0.PE and NE and CR4.MCE at 1; CR4.VMXE is 1 below the TD, which
+// sees 0.
 static void cr_exit(struct vcpu *v, u32 cr, bool write) {
   struct vmcb *m = v->vmcb;
   u8 b[4];
@@ -145,13 +146,13 @@ static void cr_exit(struct vcpu *v, u32 cr, bool write) {
   } else {
     u64 value = *r;
     bool long_mode = m->efer & BIT(10);
-    if (!(value & CR4_MCE)) {
-      ve_instruction(v, VE_OTHER, 28, 4 | (u64)((op[2] & 7) | (rex & 1) << 3) << 8, length);
+    if ((value & ~(CR4_CPU | CR4_VMXE | CR4_SMXE)) || (long_mode && (!(value & CR4_PAE) || ((value ^ m->cr4) & BIT(12))))
+        || ((value & BIT(22)) && !(td.xfam & BIT(9))) || ((value & BIT(24)) && !(td.attributes & BIT(30)))) { // PKE, PKS
+      inject_gp(v);
       return;
     }
-    if (!cr4_reads_exit) value |= CR4_VMXE;
-    if ((value & ~CR4_CPU) != CR4_VMXE || (long_mode && (!(value & CR4_PAE) || ((value ^ m->cr4) & BIT(12))))) {
-      inject_gp(v);
+    if (!(value & CR4_MCE) || (value & (CR4_VMXE | CR4_SMXE))) {
+      ve_instruction(v, VE_OTHER, 28, 4 | (u64)((op[2] & 7) | (rex & 1) << 3) << 8, length);
       return;
     }
     v->cr4 = value;
@@ -222,15 +223,16 @@ static void handle_exit(struct vcpu *v) {
   }
 }
 
-// A guest with nothing but the simulator's own page tables: runs `code` until an exit.
-static u64 run_own_guest(struct vcpu *v, char *code) {
+// TDVMCALL<HLT>: until an interrupt is pending, or an NMI came. SVM's own HLT would acknowledge the interrupt, so the CPU
+// halts in a guest that has nothing but the simulator's page tables, and whose interrupts are intercepted.
+void vcpu_wait(struct vcpu *v) {
+  extern char idle_code[];
   static struct vmcb vmcbs[MAX_CPUS] __aligned(4096);
   struct vmcb *m = &vmcbs[v->index];
   u64 g[16];
   if (!m->asid) {
     m->misc1 = 3; // INTR, NMI
-    m->misc2 = 3; // VMRUN, VMMCALL
-    m->cr_read = BIT(4);
+    m->misc2 = 1; // VMRUN
     m->asid = 2;
     m->int_control = (u32)V_INTR_MASKING;
     m->cs = segment(8, 0xa09b, ~0u);
@@ -242,26 +244,12 @@ static u64 run_own_guest(struct vcpu *v, char *code) {
     m->dr7 = 0x400;
   }
   __asm__("movq %%cr4, %0" : "=r"(m->cr4));
-  m->rip = (u64)(uptr)code;
+  m->rip = (u64)(uptr)idle_code;
   m->rflags = 2;
   __asm__ volatile("sti"); // looked at by VMRUN alone: GIF is 0
   svm_run(virt_to_phys(m), g);
   __asm__ volatile("cli");
-  return m->exit_code;
-}
-
-// TDVMCALL<HLT>: until an interrupt is pending, or an NMI came. SVM's own HLT would acknowledge the interrupt, so the CPU
-// halts in a guest whose interrupts are intercepted.
-void vcpu_wait(struct vcpu *v) {
-  extern char idle_code[];
-  if (run_own_guest(v, idle_code) == X_NMI) host_take_nmi();
-}
-
-// QEMU 10.0 runs MOV from CR4 without asking: the TD then sees the CPU's CR4, without VMXE, and may write that back.
-void vcpu_probe(struct vcpu *v) {
-  extern char probe_code[];
-  cr4_reads_exit = run_own_guest(v, probe_code) == X_CR_READ + 4;
-  if (!cr4_reads_exit) say("sim.quirk=CR4 shows no VMXE under this QEMU");
+  if (m->exit_code == X_NMI) host_take_nmi();
 }
 
 __noreturn void vcpu_run(struct vcpu *v) {
