@@ -110,7 +110,8 @@ bool vmm_rdmsr(struct vcpu *v, u32 msr, u64 *value) {
   switch (msr) {
   case 0x1b: *value = 0xfee00c00 | (v->index == 0 ? BIT(8) : 0); return true; // x2APIC on
   case MSR_TSC_DEADLINE: *value = v->tsc_deadline; return true;
-  case 0xfe: case 0x17: case 0x179: case 0x17a: case 0x198: case 0x199: case 0x2ff: case 0x8b: case 0x3a: *value = 0; return true;
+  case 0x3a: *value = 1; return true; // feature control: locked
+  case 0xfe: case 0x17: case 0x179: case 0x17a: case 0x198: case 0x199: case 0x2ff: case 0x8b: *value = 0; return true;
   default: return false;
   }
 }

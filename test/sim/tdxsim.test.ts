@@ -209,6 +209,17 @@ describe.skipIf(!existsSync(simulator))('tdxsim', () => {
     expect(result.said.get('sim.mrtd')).toBe(toHex(predictMrtd(readFileSync(ovmf)).page));
   });
 
+  // A Linux with CONFIG_INTEL_TDX_GUEST, such as Debian's 6.12: its panic for want of a root file system is the end.
+  const linux = process.env.GRAMINE_TDX_LINUX;
+  it.skipIf(!linux || !existsSync(ovmf))('boots Linux as a TD', { timeout: 900_000 }, async () => {
+    const options = { memory: String(2048 * 2 ** 20), fwcfg: '1' };
+    const qemu = ['-kernel', linux ?? '', '-append', 'console=ttyS0 earlyprintk=ttyS0'];
+    const result = await run({ image: ovmf, qemu, options, until: /Unable to mount root fs|end Kernel panic/ });
+    expect(result.console).toContain('tdx: Guest detected');
+    expect(result.console).toContain('VFS: ');
+    expect(result.said.get('sim.stop')).toBeUndefined();
+  });
+
   it('refuses parameters that make no TD', async () => {
     const bad: [Record<string, string>, RegExp][] = [
       [{ memory: String(2200 * 2 ** 20) }, /not between 2 GiB and 2816 MiB/],
