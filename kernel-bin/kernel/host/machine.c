@@ -11,16 +11,24 @@
 #define FIFO_BYTES 16
 #define SERIAL_SPINS 10000
 
+#define PATIENCE 1000000u // looks, of microseconds each: a busy host takes its time to read
+#define IMPATIENCE 1000u  // and after one that never came: nobody reads
+
 // With the FIFO on, THRE says that all 16 places are free: one look per 16 bytes, because each access is an exit. The
-// bound is for a host that never says so: it is asked no more, and the log may lose what it deserves to lose.
+// bound is for a host that never says so; what is written then is lost.
 void host_serial_write(const char *text, size_t n) {
-  static bool fifo_on, deaf;
+  static bool fifo_on;
+  static u32 patience = PATIENCE;
   if (!fifo_on) {
     host_out8(COM1 + 2, 1);
     fifo_on = true;
   }
   for (size_t i = 0; i < n; i++) {
-    for (unsigned spin = 0; i % FIFO_BYTES == 0 && !deaf && !(host_in8(COM1 + 5).v_ & LSR_THRE);) deaf = ++spin == SERIAL_SPINS;
+    if (i % FIFO_BYTES == 0) {
+      u32 left = READ_ONCE(patience);
+      while (left && !(host_in8(COM1 + 5).v_ & LSR_THRE)) left--;
+      WRITE_ONCE(patience, left ? PATIENCE : IMPATIENCE);
+    }
     host_out8(COM1, (u8)text[i]);
   }
 }
