@@ -9,26 +9,33 @@
 #define LSR_THRE 0x20
 
 #define FIFO_BYTES 16
-#define SERIAL_SPINS 10000
+#define PATIENCE_NS (2 * NS_PER_SEC) // a busy host takes its time to read
+#define LOOKS_MIN 1000u
+#define LOOKS_MAX 500000u             // before there is a clock
 
-#define PATIENCE 1000000u // looks, of microseconds each: a busy host takes its time to read
-#define IMPATIENCE 1000u  // and after one that never came: nobody reads
+// Waits until the 16 places of the FIFO are free. The bounds are for a host that never says so; then it gets one look each.
+static void serial_wait(void) {
+  static bool deaf;
+  u64 end = time_ns() + PATIENCE_NS;
+  for (u32 looks = 1;; looks++) {
+    bool ready = host_in8(COM1 + 5).v_ & LSR_THRE;
+    if (ready || deaf || looks == LOOKS_MAX || (looks >= LOOKS_MIN && time_ns() >= end)) {
+      deaf = !ready;
+      return;
+    }
+  }
+}
 
-// With the FIFO on, THRE says that all 16 places are free: one look per 16 bytes, because each access is an exit. The
-// bound is for a host that never says so; what is written then is lost.
+// With the FIFO on, THRE says that all places are free: one look per 16 bytes, because each access is an exit. What a deaf
+// host is sent is lost.
 void host_serial_write(const char *text, size_t n) {
   static bool fifo_on;
-  static u32 patience = PATIENCE;
   if (!fifo_on) {
     host_out8(COM1 + 2, 1);
     fifo_on = true;
   }
   for (size_t i = 0; i < n; i++) {
-    if (i % FIFO_BYTES == 0) {
-      u32 left = READ_ONCE(patience);
-      while (left && !(host_in8(COM1 + 5).v_ & LSR_THRE)) left--;
-      WRITE_ONCE(patience, left ? PATIENCE : IMPATIENCE);
-    }
+    if (i % FIFO_BYTES == 0) serial_wait();
     host_out8(COM1, (u8)text[i]);
   }
 }
