@@ -5,10 +5,10 @@
 // (RFC 9052). Deterministic CBOR (RFC 8949, 4.2.1). The encoder here is the dialect that CoRIM needs and the launch record
 // forbids: tags and integer keys (docs/adr/0020-corim-with-our-own-encoder.md).
 
-import { createHash, createPrivateKey, createPublicKey, type KeyObject, sign } from 'node:crypto';
+import { createHash, createPublicKey, type KeyObject, sign } from 'node:crypto';
 import { concatBytes, fromHex } from './bytes.js';
 import { MeasureError } from './errors.js';
-import type { ReferenceValues } from './reference.js';
+import { type ReferenceValues, signingKey } from './reference.js';
 
 type Cbor = number | string | Uint8Array | readonly Cbor[] | ReadonlyMap<number | string, Cbor> | Tagged;
 class Tagged {
@@ -120,17 +120,7 @@ export function referenceToCorim(reference: ReferenceValues): Uint8Array {
 
 /** COSE_Sign1 around it. `key`: PEM of an Ed25519, P-256 or P-384 private key; `signer` names it. Errors: `usage`, `limit`. */
 export function signCorim(reference: ReferenceValues, key: string | Buffer, signer: string): Uint8Array {
-  let k: KeyObject;
-  try {
-    k = createPrivateKey(key);
-  } catch (cause) {
-    throw new MeasureError(
-      'usage',
-      'signing key: not a private key in PEM that can be read without a passphrase',
-      undefined,
-      { cause },
-    );
-  }
+  const k = signingKey(key);
   const { id, hash } = coseAlgorithm(k);
   const keyId = createHash('sha256')
     .update(createPublicKey(k).export({ type: 'spki', format: 'der' }))

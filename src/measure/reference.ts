@@ -71,11 +71,10 @@ export function canonicalJson(value: unknown): string {
   return JSON.stringify(value);
 }
 
-/** The signed form of reference values. `key`: PEM of an Ed25519, P-256 or P-384 private key. Errors: `usage`. */
-export function signReference(reference: ReferenceValues, key: string | Buffer): string {
-  let k: KeyObject;
+/** A private key in PEM. Errors: `usage`. */
+export function signingKey(pem: string | Buffer): KeyObject {
   try {
-    k = createPrivateKey(key);
+    return createPrivateKey(pem);
   } catch (cause) {
     throw new MeasureError(
       'usage',
@@ -84,6 +83,11 @@ export function signReference(reference: ReferenceValues, key: string | Buffer):
       { cause },
     );
   }
+}
+
+/** The signed form of reference values. `key`: PEM of an Ed25519, P-256 or P-384 private key. Errors: `usage`. */
+export function signReference(reference: ReferenceValues, key: string | Buffer): string {
+  const k = signingKey(key);
   const { algorithm, digest } = algorithmOf(k);
   const signature = sign(digest, Buffer.from(canonicalJson(reference), 'utf8'), k).toString('base64');
   return canonicalJson({ reference, signatures: [{ algorithm, key: keyId(createPublicKey(k)), signature }] });
