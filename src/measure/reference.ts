@@ -182,7 +182,8 @@ export interface AppraisalCheck {
 }
 
 const NO_SERVICE_TD = '00'.repeat(48);
-const REGISTERS = [
+/** The fields of reference values that are compared with the quote's field of the same name. */
+export const REGISTERS = [
   'mrtd',
   'rtmr0',
   'rtmr1',
