@@ -104,8 +104,10 @@ async function run(seed) {
   const text = join(scratch, `text${seed}`);
   let said = '';
   let simulator;
+  let spoken;
   const server = createServer((socket) => {
     simulator = socket;
+    spoken = new Promise((resolve) => socket.once('close', resolve));
     socket.on('data', (data) => {
       said += data.toString('latin1');
     });
@@ -118,11 +120,19 @@ async function run(seed) {
     'qemu-system-x86_64',
     [
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-machine', 'q35', '-m', '6400M'],
-      ...['-smp', String(cpus), '-accel', 'tcg,thread=multi', '-cpu', 'max,phys-bits=52,vendor=GenuineIntel,-erms,-fsrm'],
+      ...[
+        '-smp',
+        String(cpus),
+        '-accel',
+        'tcg,thread=multi',
+        '-cpu',
+        'max,phys-bits=52,vendor=GenuineIntel,-erms,-fsrm',
+      ],
       ...['-bios', join(build, 'tdxsim.bin'), '-serial', 'stdio'],
       ...['-fw_cfg', `name=opt/gramine/sim-image,file=${images.get(cpus)}`],
       ...fwcfg('memory', MEMORY_MIB << 20),
-      ...fwcfg('seed', seed), // 0: an honest host      ...fwcfg('secret', SECRET),
+      ...fwcfg('seed', seed), // 0: an honest host
+      ...fwcfg('secret', SECRET),
       ...fwcfg('gpaw', seed & 8 ? 52 : 48),
       ...(seed & 16 ? fwcfg('pages', 4096) : []),
       ...['-device', 'virtio-serial-pci,disable-legacy=on,max_ports=4,vectors=12'],
@@ -147,6 +157,7 @@ async function run(seed) {
     setTimeout(() => child.kill('SIGKILL'), LAST_WORDS_MS);
   }, LIMIT_MS);
   await new Promise((resolve) => child.once('close', resolve));
+  await spoken; // its last lines may still lie in the socket
   clearTimeout(timer);
   server.close();
   const read = (path) => {
@@ -168,24 +179,31 @@ function judge(late, said, log, program) {
   const fatal = /^sim\.fatal\.message=(.*)$/m.exec(said)?.[1];
   const lied = (name) => new RegExp(`^sim\\.lie\\.${name}=`, 'm').test(said);
   if (/^sim\.secret=in /m.test(said)) return [false, 'the secret leaked'];
+  if (!late && !/^sim\.secret=not found/m.test(said)) return [false, 'nobody looked for the secret'];
   if (/CORRUPT/.test(all)) return [false, 'the program saw memory that it had not written'];
   if (/assertion failed|stack smashed/.test(all)) return [false, 'an assertion saw the host'];
   if (/^sim\.bug=/m.test(said)) return [false, 'the simulator failed'];
   if (late) return [false, 'hang'];
   if (stop !== undefined) {
     if (/not accepted/.test(stop) && lied('remove')) return [true, 'died of a page taken away'];
-    if (/without MapGPA/.test(stop) && (lied('mapgpa_ignored') || lied('mapgpa_wild') || lied('stale') || lied('value') || lied('status')))
+    if (
+      /without MapGPA/.test(stop) &&
+      (lied('mapgpa_ignored') || lied('mapgpa_wild') || lied('stale') || lied('value') || lied('status'))
+    )
       return [true, 'died of a page that was not shared'];
     return [false, `stopped: ${stop.replace(/0x[0-9a-f]+/g, '#')}`];
   }
   if (fatal !== undefined) {
-    return fatal === '' ? [false, 'a fatal error without a message'] : [true, `refused: ${fatal.replace(/[0-9a-f]{3,}|\d+/g, '#')}`];
+    return fatal === ''
+      ? [false, 'a fatal error without a message']
+      : [true, `refused: ${fatal.replace(/[0-9a-f]{3,}|\d+/g, '#')}`];
   }
   if (/ended: status 0/.test(log)) return [true, 'finished'];
   const status = /process 1 ended: (.*?) after/.exec(log)?.[1];
   if (status !== undefined) return [true, `ended early: ${status}`];
   if (/intact/.test(program) && /^sim\.end=0/m.test(said)) return [true, 'finished'];
-  if (/^sim\.end=0/m.test(said)) return [log.trim() !== '' || program !== '', `powered off: ${log.trim().split('\n').pop()?.slice(0, 60)}`];
+  if (/^sim\.end=0/m.test(said))
+    return [log.trim() !== '' || program !== '', `powered off: ${log.trim().split('\n').pop()?.slice(0, 60)}`];
   return [false, 'ended for no reason'];
 }
 
@@ -212,6 +230,7 @@ async function worker() {
 }
 await Promise.all(Array.from({ length: jobs }, worker));
 rmSync(scratch, { recursive: true, force: true });
-for (const [kind, n] of [...kinds].sort((a, b) => b[1] - a[1])) process.stdout.write(`${String(n).padStart(6)}  ${kind}\n`);
+for (const [kind, n] of [...kinds].sort((a, b) => b[1] - a[1]))
+  process.stdout.write(`${String(n).padStart(6)}  ${kind}\n`);
 process.stdout.write(`hostile: ${done - bad} passed, ${bad} failed\n`);
 process.exit(bad === 0 ? 0 : 1);
