@@ -87,12 +87,6 @@ function findVirtiofsd(): Virtiofsd {
       'virtiofsd is not installed. Install it: apt-get install virtiofsd (Debian 12: qemu-system-common has it)',
     );
   }
-  if (!isRoot()) {
-    throw new LaunchError(
-      'virtiofsd-unusable',
-      `${c} (of QEMU 7.2) runs as root only: use sudo, or install the newer virtiofsd (Debian 13, Ubuntu 24.04 have it)`,
-    );
-  }
   return { path: c, kind: 'c' };
 }
 
@@ -124,6 +118,8 @@ function bubblewrapArguments(virtiofsd: Virtiofsd, mounts: readonly ExportedMoun
   return [
     // No --new-session: the launcher detached it from the terminal already, and ends it by its process group.
     ...['--unshare-ipc', '--unshare-pid', '--unshare-net', '--unshare-uts', '--die-with-parent'],
+    // QEMU's C program wants to be root: an ordinary user is, in a user namespace of this program's own.
+    ...(virtiofsd.kind === 'c' && !isRoot() ? ['--unshare-user', '--uid', '0', '--gid', '0'] : []),
     ...['--cap-add', 'ALL', '--ro-bind', '/usr', '/usr'],
     ...['/bin', '/lib', '/lib64'].flatMap((path) => ['--ro-bind-try', path, path]),
     ...['--ro-bind-try', '/etc/ld.so.cache', '/etc/ld.so.cache'],
@@ -132,8 +128,8 @@ function bubblewrapArguments(virtiofsd: Virtiofsd, mounts: readonly ExportedMoun
     ...binds,
     // Nothing may be created beside m0, m1, ...
     ...['--remount-ro', EXPORT_ROOT, '--chdir', '/', '--'],
-    // An ordinary user's virtiofsd cannot chroot after dropping groups; the namespace around it is its sandbox.
-    ...virtiofsdArguments(virtiofsd, isRoot() ? 'chroot' : 'none'),
+    // An ordinary user's Rust virtiofsd cannot chroot after dropping groups; the namespace around it is its sandbox.
+    ...virtiofsdArguments(virtiofsd, isRoot() || virtiofsd.kind === 'c' ? 'chroot' : 'none'),
   ];
 }
 
