@@ -64,7 +64,8 @@ static u64 weighted(const struct thread *t, u64 ns) {
 // Charges the running thread for its time.
 static void charge(struct runq *rq, u64 now) {
   struct thread *t = rq->curr;
-  u64 delta = now > t->exec_start_ns ? now - t->exec_start_ns : 0;
+  if (now <= t->exec_start_ns) return; // read on another CPU, shortly before
+  u64 delta = now - t->exec_start_ns;
   t->exec_start_ns = now;
   if (t == rq->idle) {
     rq->idle_ns += delta;
@@ -139,8 +140,25 @@ static void call_idle_cpu(void) {
   if (__atomic_load_n(&runqs[i]->idle_state, __ATOMIC_SEQ_CST) == IDLE_HALTED) ipi_resched(i);
 }
 
+// A thread that is on no queue leaves rq, or joins it (locked): between the two its vruntime is relative to the queue's
+// minimum. That must count what the running thread has had so far: alone it may have run for long without a look at the
+// queue, and would now wait until everybody who came later has had as much.
+static void leave(struct runq *rq, struct thread *t, u64 now) {
+  charge(rq, now);
+  advance_min(rq);
+  t->vruntime_ns -= rq->min_vruntime_ns;
+}
+
+static void join(struct runq *rq, struct thread *t, u64 now) {
+  charge(rq, now);
+  advance_min(rq);
+  t->vruntime_ns += rq->min_vruntime_ns;
+  place(rq, t);
+  enqueue(rq, t);
+}
+
 // After t was queued on rq (locked): makes that CPU notice, with as little as it takes.
-static void notify_cpu(struct runq *rq, struct thread *t) {
+static void notify_cpu(struct runq *rq, struct thread *t, u64 now) {
   struct cpu *c = cpus[rq->cpu];
   bool here = c == this_cpu();
   struct thread *curr = rq->curr;
@@ -151,9 +169,7 @@ static void notify_cpu(struct runq *rq, struct thread *t) {
     if (!here && __atomic_load_n(&rq->idle_state, __ATOMIC_SEQ_CST) == IDLE_HALTED) ipi_resched(rq->cpu);
     return;
   }
-  u64 now = time_ns();
-  u64 ran = now > curr->exec_start_ns ? weighted(curr, now - curr->exec_start_ns) : 0;
-  if ((s64)(curr->vruntime_ns + ran - t->vruntime_ns) > (s64)WAKE_GRANULARITY_NS) {
+  if ((s64)(curr->vruntime_ns - t->vruntime_ns) > (s64)WAKE_GRANULARITY_NS) {
     WRITE_ONCE(c->need_resched, true);
     if (!here) ipi_resched(rq->cpu);
   } else if (here) {
@@ -165,14 +181,13 @@ static void notify_cpu(struct runq *rq, struct thread *t) {
   }
 }
 
-// Queues a READY thread that is on no queue, on `cpu`. Interrupts off. vruntime is relative to the queue's minimum.
+// Queues a READY thread that is on no queue, on `cpu`. Interrupts off.
 static void queue_on(struct thread *t, u32 cpu) {
   struct runq *rq = runqs[cpu];
+  u64 now = time_ns();
   spin_lock(&rq->lock);
-  t->vruntime_ns += rq->min_vruntime_ns;
-  place(rq, t);
-  enqueue(rq, t);
-  notify_cpu(rq, t);
+  join(rq, t, now);
+  notify_cpu(rq, t, now);
   spin_unlock(&rq->lock);
 }
 
@@ -185,15 +200,15 @@ void thread_wake(struct thread *t) {
     goto out;
   }
   t->state = THREAD_READY;
+  u64 now = time_ns();
+  leave(rq, t, now);
   u32 cpu = choose_cpu(t, false);
   if (cpu == rq->cpu) {
-    place(rq, t);
-    enqueue(rq, t);
-    notify_cpu(rq, t);
+    join(rq, t, now);
+    notify_cpu(rq, t, now);
     goto out;
   }
   // Between the two queues it is READY and on none: other wakers leave it alone.
-  t->vruntime_ns -= rq->min_vruntime_ns;
   WRITE_ONCE(t->cpu, cpu);
   spin_unlock(&rq->lock);
   queue_on(t, cpu);
@@ -264,15 +279,13 @@ static bool steal(struct runq *rq, bool *missed) {
     }
     if (found) {
       dequeue(from, found);
-      found->vruntime_ns -= from->min_vruntime_ns;
+      leave(from, found, now);
       WRITE_ONCE(found->cpu, rq->cpu);
     }
     spin_unlock(&from->lock);
     if (!found) continue;
     spin_lock(&rq->lock);
-    found->vruntime_ns += rq->min_vruntime_ns;
-    place(rq, found);
-    enqueue(rq, found);
+    join(rq, found, now);
     spin_unlock(&rq->lock);
     return true;
   }
@@ -310,7 +323,7 @@ static void finish_switch(void) {
   bool dead = prev->state == THREAD_DEAD, migrates = rq->prev_migrates;
   rq->prev_migrates = false;
   if (migrates) { // READY and on no queue, its registers now saved
-    prev->vruntime_ns -= rq->min_vruntime_ns;
+    leave(rq, prev, rq->curr->exec_start_ns);
     WRITE_ONCE(prev->cpu, choose_cpu(prev, false));
   }
   sched_arm_timer(rq);
@@ -414,7 +427,7 @@ int thread_set_affinity(struct thread *t, const u64 mask[1]) {
   if (!(mask[0] & BIT(rq->cpu))) {
     if (t->on_rq) {
       dequeue(rq, t);
-      t->vruntime_ns -= rq->min_vruntime_ns;
+      leave(rq, t, time_ns());
       WRITE_ONCE(t->cpu, choose_cpu(t, false));
       moved = true;
     } else if (rq->curr == t) { // schedule() moves it

@@ -17,8 +17,10 @@
 
 static volatile sig_atomic_t count, last;
 static siginfo_t info;
+static int most_overrun;
 static void note(int s, siginfo_t *si, void *uc) {
   count++;
+  if (si->si_code == SI_TIMER && si->si_overrun > most_overrun) most_overrun = si->si_overrun;
   last = s;
   info = *si;
 }
@@ -406,9 +408,9 @@ static void posix_timers(void) {
   CHECK(timer_gettime(id, &now) == 0 && now.it_interval.tv_nsec == 5000000 && now.it_value.tv_nsec <= 5000000);
   block(SIG_BLOCK, signo);
   usleep(60000);
-  count = 0;
+  count = most_overrun = 0;
   block(SIG_UNBLOCK, signo);
-  CHECK(count >= 1 && timer_getoverrun(id) >= 0 && info.si_overrun >= 5);
+  CHECK(count >= 1 && timer_getoverrun(id) >= 0 && most_overrun >= 5); // the next one may have come since
   CHECK(timer_delete(id) == 0 && timer_delete(id) == -1 && errno == EINVAL);
 }
 

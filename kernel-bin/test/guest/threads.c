@@ -110,33 +110,43 @@ static void robust_mutex(void) {
 
 static volatile int go;
 static void *spin(void *arg) {
-  volatile long *n = arg;
   while (!go) {}
-  while (go == 1) (*n)++;
-  return NULL;
+  return arg;
 }
+static double cpu_of(pthread_t t) {
+  clockid_t c;
+  struct timespec ts = { 0 };
+  CHECK(pthread_getcpuclockid(t, &c) == 0 && clock_gettime(c, &ts) == 0);
+  return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+// Six spinning threads on one CPU: each gets its share, also the one that had the CPU for itself before the others came.
 static void fairness(void) {
-  long n[6] = { 0 };
   pthread_t t[6];
+  double had[6], sum = 0, least = 1e9, most = 0;
   cpu_set_t one;
   CPU_ZERO(&one);
   CPU_SET(0, &one);
+  go = 0;
   for (int i = 0; i < 6; i++) {
-    pthread_create(&t[i], NULL, spin, &n[i]);
-    pthread_setaffinity_np(t[i], sizeof one, &one);
+    CHECK(pthread_create(&t[i], NULL, spin, NULL) == 0);
+    CHECK(pthread_setaffinity_np(t[i], sizeof one, &one) == 0);
+    while (i == 0 && cpu_of(t[0]) < 0.3) usleep(10000);
+  }
+  for (int i = 0; i < 6; i++) had[i] = cpu_of(t[i]);
+  while (sum < 0.6) { // seconds of that CPU
+    usleep(20000);
+    sum = 0;
+    for (int i = 0; i < 6; i++) sum += cpu_of(t[i]) - had[i];
+  }
+  for (int i = 0; i < 6; i++) {
+    double got = cpu_of(t[i]) - had[i];
+    if (got < least) least = got;
+    if (got > most) most = got;
   }
   go = 1;
-  usleep(500000);
-  go = 2;
-  long min = n[0], max = n[0];
-  for (int i = 0; i < 6; i++) {
-    pthread_join(t[i], NULL);
-    if (n[i] < min) min = n[i];
-    if (n[i] > max) max = n[i];
-  }
-  go = 0;
-  CHECK(min > 0); // six spinning threads on one CPU: each got its share
-  fprintf(stderr, "fairness: least/most %.2f\n", (double)min / (double)max);
+  for (int i = 0; i < 6; i++) pthread_join(t[i], NULL);
+  CHECK(least > 0.02);
+  fprintf(stderr, "fairness: least/most %.2f\n", least / most);
 }
 
 static void sleep_accuracy(void) {
