@@ -45,19 +45,22 @@ export interface ExpandedFile {
   readonly path?: string;
   /** The entry as it was, when nothing is to be computed. */
   readonly as?: TomlTable;
+  /** Found in a folder: whether it is a symbolic link there. */
+  readonly isLink?: boolean;
 }
 
 /** Files of one folder, one after the other in the list. */
-interface Group {
-  readonly start: number;
+export interface FolderFiles {
   /** `file:` and the folder, with its slash. */
   readonly prefix: string;
   readonly names: string[];
 }
 
+type Group = (FolderFiles | ExpandedFile) & { readonly start: number };
+
 /** A long list of files in little room: their common folders are stored once, and each file is made when it is asked for. */
 export class FileList implements Iterable<ExpandedFile> {
-  readonly #groups: (Group | (ExpandedFile & { readonly start: number }))[] = [];
+  readonly #groups: Group[] = [];
   #length = 0;
   #last = 0;
 
@@ -70,37 +73,83 @@ export class FileList implements Iterable<ExpandedFile> {
     this.#length += 1;
   }
 
-  /** Adds a file whose URI is `prefix` and `name`, and whose bytes are there. */
-  pushIn(prefix: string, name: string): void {
+  /** Adds files whose URIs are `prefix` and a name, whose bytes are there, and which are no links. */
+  pushIn(prefix: string, names: readonly string[]): void {
+    if (names.length === 0) return;
     const last = this.#groups.at(-1);
-    if (last !== undefined && 'names' in last && last.prefix === prefix) last.names.push(name);
-    else this.#groups.push({ start: this.#length, prefix, names: [name] });
-    this.#length += 1;
+    if (last !== undefined && 'names' in last && last.prefix === prefix)
+      for (const name of names) last.names.push(name);
+    else this.#groups.push({ start: this.#length, prefix, names: [...names] });
+    this.#length += names.length;
   }
 
   at(index: number): ExpandedFile {
-    // Mostly the list is gone through from its beginning.
-    if (!this.#holds(this.#last, index)) {
-      let [low, high] = [0, this.#groups.length];
-      while (low + 1 < high) {
-        const middle = (low + high) >> 1;
-        if ((this.#groups[middle]?.start ?? 0) <= index) low = middle;
-        else high = middle;
+    const group = this.#groupOf(index);
+    return 'names' in group ? { uri: group.prefix + group.names[index - group.start], isLink: false } : group;
+  }
+
+  uri(index: number): string {
+    const group = this.#groupOf(index);
+    return 'names' in group ? group.prefix + group.names[index - group.start] : group.uri;
+  }
+
+  /** Whether its hash is to be computed. */
+  isUnknown(index: number): boolean {
+    const group = this.#groupOf(index);
+    return 'names' in group || !isGiven(group);
+  }
+
+  /** Where the bytes of the files from `start` to before `end` are, joined by NUL bytes, which no path has. */
+  paths(start: number, end: number): string {
+    const parts: string[] = [];
+    for (let at = start; at < end; ) {
+      const group = this.#groupOf(at);
+      if ('names' in group) {
+        const folder = group.prefix.slice('file:'.length);
+        const names = group.names.slice(at - group.start, end - group.start);
+        parts.push(folder + names.join(`\0${folder}`));
+        at += names.length;
+      } else {
+        parts.push(pathOf(group));
+        at += 1;
       }
-      this.#last = low;
     }
-    const group = this.#groups[this.#last];
-    if (group === undefined || index >= this.#length) throw new RangeError(`no file ${index}`);
-    return 'names' in group ? { uri: group.prefix + group.names[index - group.start] } : group;
+    return parts.join('\0');
+  }
+
+  /** The list in pieces: files of one folder, that are no links, or one file. */
+  pieces(): Iterable<FolderFiles | ExpandedFile> {
+    return this.#groups;
   }
 
   *[Symbol.iterator](): Iterator<ExpandedFile> {
     for (let i = 0; i < this.#length; i += 1) yield this.at(i);
   }
 
+  #groupOf(index: number): Group {
+    // Mostly the list is gone through from its beginning.
+    if (!this.#holds(this.#last, index)) {
+      if (this.#holds(this.#last + 1, index)) this.#last += 1;
+      else this.#last = this.#search(index);
+    }
+    const group = this.#groups[this.#last];
+    if (group === undefined || index >= this.#length) throw new RangeError(`no file ${index}`);
+    return group;
+  }
+
+  #search(index: number): number {
+    let [low, high] = [0, this.#groups.length];
+    while (low + 1 < high) {
+      const middle = (low + high) >> 1;
+      if ((this.#groups[middle]?.start ?? 0) <= index) low = middle;
+      else high = middle;
+    }
+    return low;
+  }
+
   #holds(group: number, index: number): boolean {
-    const start = this.#groups[group]?.start ?? 0;
-    return index >= start && index < (this.#groups[group + 1]?.start ?? this.#length);
+    const start = this.#groups[group]?.start ?? this.#length;
+    return index >= start && (group + 1 >= this.#groups.length || index < (this.#groups[group + 1]?.start ?? 0));
   }
 }
 
@@ -303,44 +352,61 @@ class Walk {
 
   folder(hostFolder: string, name: string): void {
     const prefix = `file:${join(name, '')}`;
-    for (const entry of this.#entries(hostFolder === '' ? '.' : hostFolder)) {
-      if (entry.isDirectory()) {
-        this.folder(join(hostFolder, entry.name), join(name, entry.name));
-        continue;
-      }
-      const hostPath = join(hostFolder, entry.name);
-      const kind = this.#kindOf(entry, hostPath);
-      if (kind === 'folder') this.options.onFolderLink?.(prefix + entry.name, hostPath);
-      if (kind !== 'file') continue;
-      if (this.real === undefined) {
-        this.out.pushIn(prefix, entry.name);
-        continue;
-      }
-      const path = this.real(hostPath);
-      if (path !== undefined) this.out.push({ uri: prefix + entry.name, path });
+    const { names, special } = this.#entries(hostFolder === '' ? '.' : hostFolder);
+    let plain = 0;
+    for (let i = 0; i < names.length; i += 1) {
+      const entry = special.get(names[i] ?? '');
+      if (entry === undefined && this.#isRoot && this.real === undefined) continue;
+      this.out.pushIn(prefix, names.slice(plain, i));
+      plain = i + 1;
+      this.#take(entry, names[i] ?? '', hostFolder, name);
     }
+    this.out.pushIn(prefix, names.slice(plain));
   }
 
-  #entries(folder: string): Dirent[] {
-    let entries: Dirent[];
+  /** Takes an entry that needs a closer look; `entry` undefined for a regular file. */
+  #take(entry: Dirent | undefined, file: string, hostFolder: string, name: string): void {
+    const prefix = `file:${join(name, '')}`;
+    const hostPath = join(hostFolder, file);
+    if (entry?.isDirectory()) {
+      this.folder(hostPath, join(name, file));
+      return;
+    }
+    const kind = this.#kindOf(entry, hostPath);
+    if (kind === 'folder') this.options.onFolderLink?.(prefix + file, hostPath);
+    if (kind !== 'file') return;
+    if (this.real !== undefined) {
+      const path = this.real(hostPath);
+      if (path !== undefined) this.out.push({ uri: prefix + file, path });
+    } else if (entry === undefined) this.out.pushIn(prefix, [file]);
+    else this.out.push({ uri: prefix + file, isLink: true });
+  }
+
+  /** The names in a folder, sorted, and the entries among them that are no regular files. */
+  #entries(folder: string): { names: string[]; special: ReadonlyMap<string, Dirent> } {
+    const names: string[] = [];
+    const special = new Map<string, Dirent>();
     try {
-      entries = readdirSync(folder, { withFileTypes: true });
+      for (const entry of readdirSync(folder, { withFileTypes: true })) {
+        names.push(entry.name);
+        if (!entry.isFile()) special.set(entry.name, entry);
+      }
     } catch {
       this.#look(folder);
-      return [];
+      return { names: [], special };
     }
-    if (entries.some(({ name }) => name.includes('\ufffd'))) this.#refuseInvalidNames(folder);
+    const all = names.join('/');
+    if (all.includes('\ufffd')) this.#refuseInvalidNames(folder);
     // Comparing UTF-16 units differs from comparing code points only where there are surrogates.
-    const surrogates = entries.some(({ name }) => /[\ud800-\udfff]/.test(name));
-    return surrogates
-      ? entries.sort((a, b) => compareCodePoints(a.name, b.name))
-      : entries.sort((a, b) => (a.name < b.name ? -1 : 1));
+    if (/[\ud800-\udfff]/.test(all)) names.sort(compareCodePoints);
+    else names.sort();
+    return { names, special };
   }
 
   /** Links are followed on the host here, even in a chroot: whether a link counts is the host's word. */
-  #kindOf(entry: Dirent, path: string): 'file' | 'folder' | 'other' {
-    if (entry.isFile() && this.#isRoot) return 'file';
-    if (!entry.isFile() && !entry.isSymbolicLink()) return 'other';
+  #kindOf(entry: Dirent | undefined, path: string): 'file' | 'folder' | 'other' {
+    if (entry === undefined && this.#isRoot) return 'file';
+    if (entry !== undefined && !entry.isSymbolicLink()) return 'other';
     const stat = this.#look(path);
     if (stat?.isDirectory()) return 'folder';
     return stat?.isFile() && (this.#isRoot || isReadable(path, stat)) ? 'file' : 'other';

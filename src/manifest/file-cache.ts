@@ -66,17 +66,16 @@ class RecordStore {
     }
   }
 
-  /** The value of the key at `offset` of `keys`, which counts as used from now on. */
-  get(keys: Buffer, offset: number): Buffer | undefined {
-    const at = this.#slots[this.#find(keyWords(keys, offset))] ?? 0;
+  /** The value of the key at a position of `keys`, which counts as used from now on. */
+  get(keys: Uint32Array, position: number): Buffer | undefined {
+    const at = this.#slots[this.#find(keys, KEY_WORDS * position)] ?? 0;
     if (at === 0) return undefined;
     this.#use(at);
     const start = 4 * (at + HEAD_WORDS);
     return this.#bytes.subarray(start, start + this.#valueBytes(at));
   }
 
-  put(keys: Buffer, offset: number, value: Uint8Array): void {
-    const key = keyWords(keys, offset);
+  put(keys: Uint32Array, position: number, value: Uint8Array): void {
     const size = HEAD_WORDS + Math.ceil(value.length / 4);
     if (this.#length + size > this.#words.length) {
       const larger = Buffer.allocUnsafeSlow(
@@ -86,22 +85,24 @@ class RecordStore {
       this.#bytes = larger;
       this.#words = wordsOf(larger);
     }
+    const words = this.#words;
     const at = this.#length;
     this.#length += size;
-    this.#words[this.#length - 1] = 0;
-    this.#words.set(key, at);
-    this.#words[at + KEY_WORDS] = value.length;
+    words[this.#length - 1] = 0;
+    for (let i = 0; i < KEY_WORDS; i += 1) words[at + i] = keys[KEY_WORDS * position + i] ?? 0;
+    // Used from now on.
+    words[at + KEY_WORDS] = value.length + USED;
     this.#bytes.set(value, 4 * (at + HEAD_WORDS));
     this.#makeRoom();
-    const slot = this.#find(key);
+    const slot = this.#find(words, at);
     const before = this.#slots[slot] ?? 0;
+    this.#slots[slot] = at;
     if (before === 0) this.count += 1;
     else if (this.#isUsed(before)) {
-      this.#words[before + KEY_WORDS] = this.#valueBytes(before);
-      this.usedCount -= 1;
+      words[before + KEY_WORDS] = this.#valueBytes(before);
+      return;
     }
-    this.#slots[slot] = at;
-    this.#use(at);
+    this.usedCount += 1;
   }
 
   /** A file of the records that were used; the store is of no more use afterwards. */
@@ -134,9 +135,10 @@ class RecordStore {
     this.usedCount += 1;
   }
 
-  /** The slot of a key, or the free one where it belongs. */
-  #find([a, b, c, d]: KeyWords): number {
+  /** The slot of the key at keys[from], or the free one where it belongs. */
+  #find(keys: Uint32Array, from: number): number {
     const words = this.#words;
+    const [a, b, c, d] = [keys[from] ?? 0, keys[from + 1], keys[from + 2], keys[from + 3]];
     const mask = this.#slots.length - 1;
     let slot = a & mask;
     for (;;) {
@@ -161,12 +163,6 @@ class RecordStore {
     this.#slots = new Uint32Array(old.length * 2);
     for (const offset of old) if (offset !== 0) this.#place(offset);
   }
-}
-
-type KeyWords = [number, number, number, number];
-
-function keyWords(bytes: Buffer, at: number): KeyWords {
-  return [bytes.readUInt32LE(at), bytes.readUInt32LE(at + 4), bytes.readUInt32LE(at + 8), bytes.readUInt32LE(at + 12)];
 }
 
 function wordsOf(bytes: Buffer): Uint32Array {
@@ -197,19 +193,21 @@ export class FileCache {
     return this.getByKey(entryKey(kind, path, stat), 0);
   }
 
-  /** By the key (entryKey) at an offset of `keys`: for those who ask about a million files. */
-  getByKey(keys: Buffer, offset: number): Buffer | undefined {
-    return this.#store.get(keys, offset);
+  /** By the key (entryKey) at a position of `keys`: for those who ask about a million files. */
+  getByKey(keys: Uint32Array, position: number): Buffer | undefined {
+    return this.#store.get(keys, position);
   }
 
   put(kind: EntryKind, path: string, stat: BigIntStats, value: Uint8Array): void {
-    if (stat.ctimeNs < this.#now - SETTLED_NS) this.putByKey(entryKey(kind, path, stat), 0, value);
+    if (stat.ctimeNs < this.#now - SETTLED_NS) this.putAll(entryKey(kind, path, stat), value, 1);
   }
 
-  /** For a file that did not change just now. */
-  putByKey(keys: Buffer, offset: number, value: Uint8Array): void {
-    this.#store.put(keys, offset, value);
-    this.#changed = true;
+  /** Values of one length, one after the other, without those of files that changed just now. */
+  putAll(keys: Uint32Array, values: Uint8Array, count: number, young: ReadonlySet<number> = new Set()): void {
+    const length = values.length / count;
+    for (let i = 0; i < count; i += 1)
+      if (!young.has(i)) this.#store.put(keys, i, values.subarray(length * i, length * (i + 1)));
+    if (count > young.size) this.#changed = true;
   }
 
   /** What kind of program the regular file is. */

@@ -8,7 +8,7 @@ import { checkManifest } from './check.js';
 import { formatProblem } from './compile.js';
 import { addDefaults, type GramineFlavour } from './defaults.js';
 import { ManifestError } from './errors.js';
-import { expandTrustedFiles, FileList, pathOf } from './expand.js';
+import { expandTrustedFiles, type FileList } from './expand.js';
 import type { FileCache } from './file-cache.js';
 import { type GlobalsOptions, templateGlobals } from './globals.js';
 import { type Digests, type HashProgress, hashFiles } from './hasher.js';
@@ -96,18 +96,20 @@ export async function generateManifest(request: ManifestRequest): Promise<Genera
         }
       : {}),
   });
-  const files = new FileList();
-  if (request.tdx) for (const file of addLinks(table, [...found], folderLinks, request.chroot)) files.push(file);
-  const all = request.tdx ? files : found;
+  const all = request.tdx ? addLinks(table, found, folderLinks, request.chroot) : found;
   const unknown = indicesToHash(all);
-  const unknownPath = (i: number): string => pathOf(all.at(unknown[i] ?? 0));
+  const pathsOf = (start: number, end: number): string => {
+    if (unknown.length === all.length) return all.paths(start, end);
+    const indices = [...unknown.subarray(start, end)];
+    return indices.map((index) => all.paths(index, index + 1)).join('\0');
+  };
   const placeOf = (i: number): string => {
-    const entry = entryOf(trusted, all.at(unknown[i] ?? 0).uri);
+    const entry = entryOf(trusted, all.uri(unknown[i] ?? 0));
     return entry === undefined
       ? ''
       : formatProblem({ key: `${key}[${entry.index}]`, message: '', at: entry.at }, file, locate);
   };
-  const digests = await hashFiles(unknown.length, unknownPath, {
+  const digests = await hashFiles(unknown.length, pathsOf, {
     placeOf,
     tree: request.tdx ?? false,
     ...(request.cache === undefined ? {} : { cache: request.cache }),
@@ -121,7 +123,7 @@ export async function generateManifest(request: ManifestRequest): Promise<Genera
     pieces,
     text: () => [...pieces()].join(''),
     *dependencies() {
-      for (let i = 0; i < unknown.length; i += 1) yield unknownPath(i);
+      for (let i = 0; i < unknown.length; i += 1) yield pathsOf(i, i + 1);
     },
   };
 }
@@ -173,17 +175,14 @@ function tdxSection(table: TomlTable): TomlTable {
 function indicesToHash(files: FileList): Uint32Array {
   const indices = new Uint32Array(files.length);
   let count = 0;
-  for (let i = 0; i < files.length; i += 1) {
-    const { sha256, as } = files.at(i);
-    if (sha256 === undefined && as === undefined) indices[count++] = i;
-  }
+  for (let i = 0; i < files.length; i += 1) if (files.isUnknown(i)) indices[count++] = i;
   return indices.subarray(0, count);
 }
 
 /** One row per file, made when it is written: hashes stay packed until then. */
 function trustedRows(files: FileList, hashed: Uint32Array, digests: Digests, tdx: boolean): TomlValue {
   const hashedAt = new Uint32Array(files.length);
-  for (const [i, index] of hashed.entries()) hashedAt[index] = i;
+  for (let i = 0; i < hashed.length; i += 1) hashedAt[hashed[i] ?? 0] = i;
   const row = (index: number): TomlTable => {
     const f = files.at(index);
     if (f.as !== undefined) return f.as;
@@ -201,10 +200,9 @@ function trustedRows(files: FileList, hashed: Uint32Array, digests: Digests, tdx
     ]);
   };
   const lines = (index: number): string | undefined => {
-    const f = files.at(index);
-    if (f.as !== undefined || f.sha256 !== undefined) return undefined;
+    if (!files.isUnknown(index)) return undefined;
     const i = hashedAt[index] ?? 0;
-    const gramine = `uri = ${writeString(f.uri)}\nsha256 = "${digests.sha256(i)}"\n`;
+    const gramine = `uri = ${writeString(files.uri(index))}\nsha256 = "${digests.sha256(i)}"\n`;
     if (!tdx) return gramine;
     return `${gramine}size = ${digests.size(i)}\nmode = ${digests.mode(i)}\nroot = "${digests.root(i)}"\n`;
   };

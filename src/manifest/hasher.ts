@@ -4,9 +4,10 @@
 // (docs/launch-record.md) is wanted beside the SHA-256. What was hashed before is asked of the cache. A file that is not
 // the same after the last byte as before the first is an error: its hash would be of a content that never was.
 //
-// Most of the time that is not SHA-256 itself goes to calls into Node, so there are few of them per file: no look at a file
-// before it is opened unless the cache may know it, digests as latin1 text (a Buffer for each costs more than hashing a
-// small file), answers packed for whole batches. Figures: docs/performance.md.
+// Most of the time that is not SHA-256 itself goes to Node: calls into it, and the compiler and collector of what runs
+// between them. So a small file is looked at once (lookOnce below), digests travel as latin1 text (a Buffer for each costs
+// more than hashing a small file), and whole batches of them are handed over and stored at once. Figures:
+// docs/performance.md.
 
 import * as crypto from 'node:crypto';
 import * as fs from 'node:fs';
@@ -48,7 +49,7 @@ export const ENTRY_KINDS = ['sha256', 'root', 'leaves', 'program'] as const;
 export type EntryKind = (typeof ENTRY_KINDS)[number];
 
 /** What a thread is asked: to look at files, or to hash them too. */
-interface Question {
+export interface Question {
   /** Joined by NUL bytes, which no path has: one text is cheaper to hand over than many. */
   readonly paths: string;
   readonly hash: boolean;
@@ -59,156 +60,213 @@ interface Question {
   readonly settledBefore: bigint;
 }
 
-/** Facts of the first files of a question, as many as were done before it was time for an answer; and the exceptions. */
-interface Answer {
+/** Facts of the first files of a question, as many as were done before it was time for an answer, or before one failed. */
+export interface Answer {
   readonly count: number;
-  /** 16 bytes per file: the key of its entry in the cache. */
-  readonly keys: Uint8Array;
-  /** Size, permission bits, and 1 for a file that may be remembered, per file. */
-  readonly facts: Float64Array;
-  /** 32 bytes per file, and with a tree 32 more: the root. */
-  readonly digests: Uint8Array;
-  readonly errors: readonly (readonly [position: number, code: string])[];
+  /** Latin1, 16 characters per file: the key of its entry in the cache. */
+  readonly keys: string;
+  readonly sizes: Float64Array;
+  /** Permission bits. */
+  readonly modes: Uint16Array;
+  /** Positions of the files that changed too lately to be remembered. */
+  readonly young: readonly number[];
+  /** Latin1, 32 characters per file, and with a tree 32 more: the root. */
+  readonly digests: string;
+  /** Why the file after those could not be hashed. */
+  readonly failure: string | undefined;
 }
+
+/** An answer ends after so many bytes. */
+const ENOUGH_BYTES = 16 << 20;
 
 /**
  * The part that runs in threads. It refers to nothing outside itself: a thread gets it as text, because a bundled command,
  * the library and the tests would each have to look for a file of it in another place.
  */
-function makeHasher(fs: typeof import('node:fs'), crypto: typeof import('node:crypto')) {
+export function makeHasher(fs: typeof import('node:fs'), crypto: typeof import('node:crypto'), enoughBytes: number) {
+  type Status = import('node:fs').BigIntStats;
   const leafBytes = 16384;
-  const digestBytes = 32;
-  const enoughBytes = 16 << 20;
+  const exactly = { bigint: true } as const;
   // Fits into a core's own cache: the bytes are still there when they are hashed.
   const buffer = Buffer.allocUnsafeSlow(128 * 1024);
-  const block = (at: number, length: number) => new Uint8Array(buffer.buffer, at, length);
   const keyText = Buffer.alloc(16384);
   const keyNumbers = new BigInt64Array(keyText.buffer, keyText.byteOffset, 7);
-  /** Writes the 16 bytes that stand for a file as it is now. */
-  const writeKey = (kind: number, path: string, s: import('node:fs').BigIntStats, out: Buffer, at: number) => {
-    keyNumbers.set([BigInt(kind), s.dev, s.ino, s.size, s.mode, s.mtimeNs, s.ctimeNs]);
+  /** The 16 bytes that stand for a file as it is now. */
+  const keyOf = (kind: bigint, path: string, s: Status): string => {
+    keyNumbers[0] = kind;
+    keyNumbers[1] = s.dev;
+    keyNumbers[2] = s.ino;
+    keyNumbers[3] = s.size;
+    keyNumbers[4] = s.mode;
+    keyNumbers[5] = s.mtimeNs;
+    keyNumbers[6] = s.ctimeNs;
     const length = keyNumbers.byteLength + keyText.write(path, keyNumbers.byteLength);
-    const text = new Uint8Array(keyText.buffer, keyText.byteOffset, length);
-    out.write(crypto.hash('sha256', text, 'binary'), at, 16, 'latin1');
+    return crypto.hash('sha256', keyText.subarray(0, length), 'binary').slice(0, 16);
   };
-  /** docs/launch-record.md, "Hash tree of a trusted file". */
-  const rootOf = (leaves: Uint8Array, size: bigint): string => {
+  /** docs/launch-record.md, "Hash tree of a trusted file": from the leaves' digests, in latin1. */
+  const rootOf = (leaves: string, size: bigint): string => {
     let level = leaves;
-    while (level.length > digestBytes) {
-      const above = Buffer.allocUnsafe(Math.ceil(level.length / leafBytes) * digestBytes);
-      for (let at = 0, to = 0; at < level.length; at += leafBytes, to += digestBytes)
-        above.write(crypto.hash('sha256', level.subarray(at, at + leafBytes), 'binary'), to, 'latin1');
-      level = above;
+    while (level.length > 32) {
+      const bytes = Buffer.from(level, 'latin1');
+      level = '';
+      for (let at = 0; at < bytes.length; at += leafBytes)
+        level += crypto.hash('sha256', bytes.subarray(at, at + leafBytes), 'binary');
     }
-    const top = Buffer.allocUnsafe(20 + digestBytes);
-    top.write('gtdx-tree-v1', 'latin1');
+    const top = Buffer.from(`gtdx-tree-v1\0\0\0\0\0\0\0\0${level}`, 'latin1');
     top.writeBigUInt64LE(size, 12);
-    top.set(level, 20);
     return crypto.hash('sha256', top, 'binary');
   };
-  const same = (a: import('node:fs').BigIntStats, b: import('node:fs').BigIntStats) =>
+  const isFile = (s: Status) => (Number(s.mode) & 0o170000) === 0o100000;
+  const same = (a: Status, b: Status) =>
     a.dev === b.dev && a.ino === b.ino && a.size === b.size && a.mtimeNs === b.mtimeNs && a.ctimeNs === b.ctimeNs;
-  /** SHA-256 as latin1 text and, with a tree, the concatenated leaf digests; undefined for a file that changes. */
-  const hashOpen = (fd: number, before: import('node:fs').BigIntStats, tree: boolean) => {
+  /** Should a FIFO be there, opening does not wait for a writer. */
+  const open = (path: string) => fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+  /** The digests of the leaves in the first bytes of the buffer. */
+  const leavesIn = (filled: number): string => {
+    let leaves = '';
+    for (let at = 0; at < filled; at += leafBytes)
+      leaves += crypto.hash('sha256', buffer.subarray(at, Math.min(at + leafBytes, filled)), 'binary');
+    return leaves;
+  };
+  /**
+   * SHA-256 and, with a tree, the leaves of a file that looked like `before`; undefined when it does not any more at its
+   * end. `filled`: how many of its first bytes are in the buffer.
+   */
+  const read = (fd: number, before: Status, tree: boolean, filled: number) => {
     const size = Number(before.size);
-    const leaves = tree && size > leafBytes ? Buffer.allocUnsafe(Math.ceil(size / leafBytes) * digestBytes) : undefined;
     let whole: import('node:crypto').Hash | undefined;
-    let sha256: string | undefined;
-    let total = 0;
-    let leaf = 0;
-    while (total < size || total === 0) {
-      let filled = 0;
-      while (filled < buffer.length) {
-        const count = fs.readSync(fd, buffer, filled, buffer.length - filled, null);
-        if (count === 0) break;
+    let sha256 = '';
+    let leaves = '';
+    for (let total = 0; ; filled = 0) {
+      while (filled < buffer.length && total + filled !== size) {
+        const count = fs.readSync(fd, buffer, filled, buffer.length - filled, total + filled);
+        if (count === 0) return undefined;
         filled += count;
-        if (total + filled === size) break;
       }
       total += filled;
       if (total > size) return undefined;
-      if (total === size && whole === undefined) sha256 = crypto.hash('sha256', block(0, filled), 'binary');
+      const bytes = buffer.subarray(0, filled);
+      if (total === size && whole === undefined) sha256 = crypto.hash('sha256', bytes, 'binary');
       else {
         whole ??= crypto.createHash('sha256');
-        whole.update(block(0, filled));
+        whole.update(bytes);
       }
-      if (leaves !== undefined) {
-        for (let at = 0; at < filled; at += leafBytes, leaf += digestBytes) {
-          const piece = block(at, Math.min(leafBytes, filled - at));
-          leaves.write(crypto.hash('sha256', piece, 'binary'), leaf, 'latin1');
-        }
-      }
-      if (filled === 0) break;
+      if (tree && size > leafBytes) leaves += leavesIn(filled);
+      if (total === size) break;
     }
-    sha256 ??= whole?.digest('binary');
-    if (sha256 === undefined || total !== size || !same(before, fs.fstatSync(fd, { bigint: true }))) return undefined;
-    return { sha256, leaves: leaves ?? Buffer.from(sha256, 'latin1') };
+    // A file that grew ends later now.
+    if (fs.readSync(fd, buffer, 0, 1, size) !== 0 || !same(before, fs.fstatSync(fd, exactly))) return undefined;
+    if (whole !== undefined) sha256 = whole.digest('binary');
+    return { sha256, leaves: leaves === '' ? sha256 : leaves };
   };
-  /** Opens a file, and looks at it; the caller closes it. Should a FIFO be there, opening does not wait for a writer. */
-  const open = (path: string) => fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-  const answer = ({ paths, hash, tree, kind, settledBefore }: Question): Answer => {
-    const names = paths.split('\0');
-    const keys = Buffer.alloc(16 * names.length);
-    const facts = new Float64Array(3 * names.length);
-    const stride = tree ? 2 * digestBytes : digestBytes;
-    const digests = Buffer.alloc(hash ? stride * names.length : 0);
-    const errors: [number, string][] = [];
-    let count = 0;
-    for (let bytes = 0; count < names.length && bytes < enoughBytes; count += 1) {
-      const path = names[count] ?? '';
-      let fd: number | undefined;
-      try {
-        fd = hash ? open(path) : undefined;
-        const stat = fd === undefined ? fs.statSync(path, { bigint: true }) : fs.fstatSync(fd, { bigint: true });
-        if (!stat.isFile()) {
-          errors.push([count, 'irregular']);
-          continue;
-        }
-        writeKey(kind, path, stat, keys, 16 * count);
-        facts[3 * count] = Number(stat.size);
-        facts[3 * count + 1] = Number(stat.mode & 0o7777n);
-        facts[3 * count + 2] = stat.ctimeNs < settledBefore ? 1 : 0;
-        if (fd === undefined) continue;
-        const found = hashOpen(fd, stat, tree);
-        if (found === undefined) {
-          errors.push([count, 'changed']);
-          continue;
-        }
-        digests.write(found.sha256, stride * count, 'latin1');
-        if (tree) digests.write(rootOf(found.leaves, stat.size), stride * count + digestBytes, 'latin1');
-        bytes += Number(stat.size);
-      } catch (error) {
-        errors.push([count, (error as NodeJS.ErrnoException).code ?? String(error)]);
-      } finally {
-        if (fd !== undefined) fs.closeSync(fd);
-      }
+  // Of statfs(2): ext4, xfs, btrfs, tmpfs, overlayfs, f2fs, zfs, squashfs, erofs.
+  const timedHere = [
+    0xef53, 0x58465342, 0x9123683e, 0x01021994, 0x794c7630, 0xf2f52010, 0x2fc12fc1, 0x73717368, 0xe0f5e1e2,
+  ];
+  const clocks = new Map<bigint, boolean>();
+  /** Whether the times of a file's changes are by this machine's clock. */
+  const isTimedHere = (path: string, { dev }: Status): boolean => {
+    let known = clocks.get(dev);
+    if (known === undefined) {
+      known = timedHere.includes(fs.statfsSync(path).type >>> 0);
+      clocks.set(dev, known);
     }
-    return { count, keys, facts, digests, errors };
+    return known;
   };
-  /** All digests of a file that looked like `before`; undefined when it does not any more. */
-  const hashNow = (path: string, before: import('node:fs').BigIntStats) => {
+  let digests = '';
+  /**
+   * Hashes a file and says what it looked like; its digests go to `digests`. Undefined for one that changes.
+   *
+   * One look is enough for a file that came whole with the first read and is of that size after it, when it was changed
+   * last two seconds before the run began by the clock that times its changes: a change during the read would have a later
+   * time. That clock is this machine's (isTimedHere); a file server's may be behind, so what it holds is looked at before
+   * the first byte and after the last, and so is a file changed lately: two changes within one tick of a clock look like
+   * one. Not proven for a clock that is set back meanwhile, nor for writes through a shared mapping, which the kernel times
+   * late; two looks do not see these either, and all that such a hash can do is keep a guest from reading the file.
+   */
+  const hashFile = (path: string, tree: boolean, settledBefore: bigint): Status | undefined => {
     const fd = open(path);
     try {
-      const found = same(before, fs.fstatSync(fd, { bigint: true })) ? hashOpen(fd, before, true) : undefined;
+      const filled = fs.readSync(fd, buffer, 0, buffer.length, null);
+      const stat = fs.fstatSync(fd, exactly);
+      if (!isFile(stat)) return stat;
+      const isSettled = stat.ctimeNs < settledBefore && isTimedHere(path, stat);
+      if (isSettled && filled < buffer.length && Number(stat.size) === filled) {
+        const sha256 = crypto.hash('sha256', buffer.subarray(0, filled), 'binary');
+        digests += sha256;
+        if (tree) digests += rootOf(filled > leafBytes ? leavesIn(filled) : sha256, stat.size);
+        return stat;
+      }
+      const found = read(fd, stat, tree, isSettled ? Math.min(filled, Number(stat.size)) : 0);
+      if (found === undefined) return undefined;
+      digests += found.sha256;
+      if (tree) digests += rootOf(found.leaves, stat.size);
+      return stat;
+    } finally {
+      fs.closeSync(fd);
+    }
+  };
+  const answer = ({ paths, hash, tree, kind, settledBefore }: Question): Answer => {
+    const names = paths.split('\0');
+    const sizes = new Float64Array(names.length);
+    const modes = new Uint16Array(names.length);
+    const young: number[] = [];
+    const entryKind = BigInt(kind);
+    let keys = '';
+    let failure: string | undefined;
+    let count = 0;
+    digests = '';
+    try {
+      for (let bytes = 0; count < names.length && bytes < enoughBytes; count += 1) {
+        const path = names[count] ?? '';
+        const stat = hash ? hashFile(path, tree, settledBefore) : fs.statSync(path, exactly);
+        if (stat === undefined || !isFile(stat)) {
+          failure = stat === undefined ? 'changed' : 'irregular';
+          break;
+        }
+        keys += keyOf(entryKind, path, stat);
+        sizes[count] = Number(stat.size);
+        modes[count] = Number(stat.mode) & 0o7777;
+        if (hash) {
+          if (stat.ctimeNs >= settledBefore) young.push(count);
+          bytes += Number(stat.size);
+        }
+      }
+    } catch (error) {
+      failure = (error as NodeJS.ErrnoException).code ?? String(error);
+    }
+    return { count, keys, sizes, modes, young, digests, failure };
+  };
+  /** All digests of a file that looked like `before`; undefined when it does not any more. */
+  const hashNow = (path: string, before: Status) => {
+    const fd = open(path);
+    try {
+      const found = same(before, fs.fstatSync(fd, exactly)) ? read(fd, before, true, 0) : undefined;
       return found && { ...found, root: rootOf(found.leaves, before.size) };
     } finally {
       fs.closeSync(fd);
     }
   };
-  return { answer, hashNow, writeKey };
+  return { answer, hashNow, keyOf };
 }
 
 let own: ReturnType<typeof makeHasher> | undefined;
 /** Of this thread. */
 function hasher(): ReturnType<typeof makeHasher> {
-  own ??= makeHasher(fs, crypto);
+  own ??= makeHasher(fs, crypto, ENOUGH_BYTES);
   return own;
 }
 
-/** The 16 bytes by which the cache knows a file: every part of its status counts. */
-export function entryKey(kind: EntryKind, path: string, stat: fs.BigIntStats): Buffer {
-  const key = Buffer.allocUnsafe(16);
-  hasher().writeKey(ENTRY_KINDS.indexOf(kind), path, stat, key, 0);
-  return key;
+/** The 16 bytes by which the cache knows a file, as words: every part of its status counts. */
+export function entryKey(kind: EntryKind, path: string, stat: fs.BigIntStats): Uint32Array {
+  return keysOf(hasher().keyOf(BigInt(ENTRY_KINDS.indexOf(kind)), path, stat));
+}
+
+/** Keys in latin1, as words. */
+function keysOf(text: string): Uint32Array {
+  const bytes = Buffer.allocUnsafeSlow(text.length);
+  bytes.write(text, 'latin1');
+  return new Uint32Array(bytes.buffer);
 }
 
 /** All digests of one file, in this thread. Error: ManifestError `file`. */
@@ -226,7 +284,7 @@ export function hashFileNow(
   return {
     sha256: Buffer.from(found.sha256, 'latin1'),
     root: Buffer.from(found.root, 'latin1'),
-    leaves: found.leaves,
+    leaves: Buffer.from(found.leaves, 'latin1'),
   };
 }
 
@@ -239,6 +297,8 @@ const REASONS: Readonly<Record<string, string>> = {
   ENOTDIR: 'does not exist',
   ENXIO: 'is not a regular file',
   ELOOP: 'cannot be read: too many symbolic links',
+  EISDIR: 'is not a regular file',
+  EAGAIN: 'is not a regular file',
   EIO: 'cannot be read: input/output error',
   EMFILE: 'cannot be read: too many open files',
 };
@@ -247,25 +307,28 @@ function problem(path: string, code: string, place = ''): ManifestError {
   return new ManifestError('file', [`${place}${JSON.stringify(path)} ${REASONS[code] ?? `cannot be read: ${code}`}`]);
 }
 
-/** Below this much work starting threads costs more than they save. */
+/** Below this much work starting threads costs more than they save: bytes or files to hash, files to look at. */
 const WORTH_THREADS_BYTES = 8 << 20;
 const WORTH_THREADS_FILES = 1000;
+const WORTH_THREADS_LOOKS = 50_000;
 const MAX_BATCH_FILES = 512;
+/** A thread is asked for about so many bytes at a time. */
+const BATCH_BYTES = ENOUGH_BYTES / 2;
 /** Questions that a thread has at a time: it need not wait while this thread is busy with files of its own. */
 const QUESTIONS_PER_THREAD = 2;
 /** A file changed so recently may change again within one tick of its file system's clock. */
 const SETTLED_NS = 2_000_000_000n;
 
 /**
- * Hashes regular files; `count` of them, whose paths `pathOf` tells. Error: ManifestError `file` for the first file, by
- * index, that cannot be read, is not regular or changes.
+ * Hashes regular files; `count` of them. `pathsOf` tells the paths of a range, joined by NUL bytes. Error: ManifestError
+ * `file` for the first file, by index, that cannot be read, is not regular or changes.
  */
 export async function hashFiles(
   count: number,
-  pathOf: (index: number) => string,
+  pathsOf: (start: number, end: number) => string,
   options: HashOptions = {},
 ): Promise<Digests> {
-  const run = new HashRun(count, pathOf, options);
+  const run = new HashRun(count, pathsOf, options);
   try {
     return await run.go();
   } finally {
@@ -273,9 +336,15 @@ export async function hashFiles(
   }
 }
 
+/** Files one after the other. */
+interface Range {
+  readonly start: number;
+  end: number;
+}
+
 /** Files that are asked about together. */
 interface Batch {
-  readonly indices: readonly number[];
+  readonly ranges: readonly Range[];
   readonly hash: boolean;
 }
 
@@ -283,8 +352,9 @@ class HashRun implements Digests {
   readonly #tree: boolean;
   readonly #cache: FileCache | undefined;
   readonly #kind: EntryKind;
-  readonly #sha256: Buffer;
-  readonly #roots: Buffer;
+  /** Of a file's digests: SHA-256, and with a tree the root. */
+  readonly #stride: number;
+  readonly #digests: Buffer;
   readonly #sizes: Float64Array;
   readonly #modes: Uint16Array;
   /** Whether the cache may know any of the files: then they are looked at before they are hashed. */
@@ -293,34 +363,36 @@ class HashRun implements Digests {
   /** The first file that nobody was asked about. */
   #next = 0;
   /** Files that came back from a question undone, or that the cache does not know: to be hashed. */
-  #todo: number[] = [];
+  #todo: Range[] = [];
   #batchFiles = 16;
   readonly #threads: HashThread[] = [];
   #doneFiles = 0;
   #doneBytes = 0;
+  #hashedFiles = 0;
+  #hashedBytes = 0;
   #failure: { index: number; error: Error } | undefined;
   #wake: () => void = () => {};
 
   constructor(
     readonly count: number,
-    readonly pathOf: (index: number) => string,
+    readonly pathsOf: (start: number, end: number) => string,
     readonly options: HashOptions,
   ) {
     this.#tree = options.tree ?? false;
     this.#kind = this.#tree ? 'root' : 'sha256';
     this.#cache = options.cache;
     this.#lookFirst = options.cache !== undefined && !options.cache.isEmpty;
-    this.#sha256 = Buffer.allocUnsafeSlow(Math.max(1, 32 * count));
-    this.#roots = Buffer.allocUnsafeSlow(this.#tree ? Math.max(1, 32 * count) : 1);
+    this.#stride = this.#tree ? 64 : 32;
+    this.#digests = Buffer.allocUnsafeSlow(Math.max(1, this.#stride * count));
     this.#sizes = new Float64Array(this.#tree ? count : 0);
     this.#modes = new Uint16Array(this.#tree ? count : 0);
   }
 
   sha256(index: number): string {
-    return this.#sha256.toString('hex', 32 * index, 32 * index + 32);
+    return this.#digests.toString('hex', this.#stride * index, this.#stride * index + 32);
   }
   root(index: number): string {
-    return this.#roots.toString('hex', 32 * index, 32 * index + 32);
+    return this.#digests.toString('hex', this.#stride * index + 32, this.#stride * index + 64);
   }
   size(index: number): number {
     return this.#sizes[index] ?? 0;
@@ -352,23 +424,39 @@ class HashRun implements Digests {
   /** This thread works too: it starts one less than there are cores, once it is clear that there is much to do. */
   #startThreads(): void {
     if (this.#threads.length > 0 || this.count - this.#doneFiles < 2) return;
-    if (this.#doneBytes < WORTH_THREADS_BYTES && this.#doneFiles < WORTH_THREADS_FILES) return;
+    const looks = this.#lookFirst ? this.count - this.#next : 0;
+    if (
+      this.#hashedBytes < WORTH_THREADS_BYTES &&
+      this.#hashedFiles < WORTH_THREADS_FILES &&
+      looks < WORTH_THREADS_LOOKS
+    )
+      return;
     const limit = (this.options.threads ?? availableParallelism()) - 1;
     for (let i = 0; i < limit; i += 1) this.#threads.push(new HashThread((error) => this.#fail(-1, error)));
   }
 
   #nextBatch(): Batch | undefined {
-    if (this.#failure !== undefined) return undefined;
-    if (this.#todo.length > 0) return { indices: this.#todo.splice(-this.#batchFiles), hash: true };
-    const end = Math.min(this.count, this.#next + (this.#lookFirst ? MAX_BATCH_FILES : this.#batchFiles));
-    if (end === this.#next) return undefined;
-    const indices = Array.from({ length: end - this.#next }, (_, i) => this.#next + i);
+    const failed = this.#failure?.index ?? this.count;
+    const ranges: Range[] = [];
+    for (let files = 0; files < this.#batchFiles; ) {
+      const range = this.#todo.pop();
+      if (range === undefined) break;
+      if (range.start >= failed) continue;
+      const end = Math.min(range.end, range.start + this.#batchFiles - files);
+      if (end < range.end) this.#todo.push({ start: end, end: range.end });
+      ranges.push({ start: range.start, end });
+      files += end - range.start;
+    }
+    if (ranges.length > 0) return { ranges, hash: true };
+    const start = this.#next;
+    const end = Math.min(failed, start + (this.#lookFirst ? MAX_BATCH_FILES : this.#batchFiles));
+    if (end <= start) return undefined;
     this.#next = end;
-    return { indices, hash: !this.#lookFirst };
+    return { ranges: [{ start, end }], hash: !this.#lookFirst };
   }
 
-  #question({ indices, hash }: Batch): Question {
-    const paths = indices.map((index) => this.pathOf(index)).join('\0');
+  #question({ ranges, hash }: Batch): Question {
+    const paths = ranges.map(({ start, end }) => this.pathsOf(start, end)).join('\0');
     const kind = ENTRY_KINDS.indexOf(this.#kind);
     return { paths, hash, tree: this.#tree, kind, settledBefore: this.#settledBefore };
   }
@@ -383,39 +471,48 @@ class HashRun implements Digests {
     return true;
   }
 
-  #take({ indices, hash }: Batch, { count, keys, facts, digests, errors }: Answer): void {
-    for (const [position, code] of errors) {
-      const index = indices[position] ?? 0;
-      this.#fail(index, problem(this.pathOf(index), code, this.options.placeOf?.(index)));
-    }
-    if (this.#failure !== undefined) return;
-    if (hash) this.#batchFiles = Math.min(MAX_BATCH_FILES, 2 * count);
-    for (let i = count; i < indices.length; i += 1) this.#todo.push(indices[i] ?? 0);
-    const keyBytes = Buffer.from(keys.buffer, keys.byteOffset, keys.length);
-    const stride = this.#tree ? 64 : 32;
-    for (let i = 0; i < count; i += 1) {
-      const index = indices[i] ?? 0;
-      let value: Uint8Array;
-      if (hash) {
-        value = digests.subarray(stride * i, stride * i + stride);
-        if (facts[3 * i + 2] === 1) this.#cache?.putByKey(keyBytes, 16 * i, value);
-      } else {
-        const known = this.#cache?.getByKey(keyBytes, 16 * i);
-        if (known === undefined) {
-          this.#todo.push(index);
-          continue;
-        }
-        value = known;
-      }
-      this.#sha256.set(this.#tree ? value.subarray(0, 32) : value, 32 * index);
+  #take({ ranges, hash }: Batch, { count, keys: keyText, sizes, modes, young, digests: text, failure }: Answer): void {
+    const keys = keysOf(this.#cache === undefined ? '' : keyText);
+    const digests = Buffer.from(text, 'latin1');
+    if (hash) this.#cache?.putAll(keys, digests, count, new Set(young));
+    let from = 0;
+    let reason = failure;
+    for (const { start, end } of ranges) {
+      const to = Math.min(count, from + end - start);
+      const done = start + to - from;
+      if (hash) digests.copy(this.#digests, this.#stride * start, this.#stride * from, this.#stride * to);
+      else for (let i = from; i < to; i += 1) this.#recall(keys, i, start + i - from);
       if (this.#tree) {
-        this.#roots.set(value.subarray(32), 32 * index);
-        this.#sizes[index] = facts[3 * i] ?? 0;
-        this.#modes[index] = facts[3 * i + 1] ?? 0;
+        this.#sizes.set(sizes.subarray(from, to), start);
+        this.#modes.set(modes.subarray(from, to), start);
       }
-      this.#doneFiles += 1;
-      this.#doneBytes += facts[3 * i] ?? 0;
+      from = to;
+      if (done === end) continue;
+      if (reason === undefined) this.#todo.push({ start: done, end });
+      else this.#fail(done, problem(this.pathsOf(done, done + 1), reason, this.options.placeOf?.(done)));
+      reason = undefined;
     }
+    if (!hash) return;
+    const bytes = sizes.reduce((sum, size) => sum + size, 0);
+    this.#doneFiles += count;
+    this.#doneBytes += bytes;
+    this.#hashedFiles += count;
+    this.#hashedBytes += bytes;
+    const wanted = (count * BATCH_BYTES) / Math.max(1, bytes);
+    this.#batchFiles = Math.max(1, Math.min(MAX_BATCH_FILES, 2 * this.#batchFiles, Math.round(wanted)));
+  }
+
+  /** Takes a file's digests from the cache, or notes that they are to be computed. */
+  #recall(keys: Uint32Array, position: number, index: number): void {
+    const known = this.#cache?.getByKey(keys, position);
+    if (known?.length === this.#stride) {
+      this.#digests.set(known, this.#stride * index);
+      this.#doneFiles += 1;
+      return;
+    }
+    const last = this.#todo.at(-1);
+    if (last?.end === index) last.end += 1;
+    else this.#todo.push({ start: index, end: index + 1 });
   }
 
   #fail(index: number, error: Error): void {
@@ -435,10 +532,10 @@ class HashThread {
 
   constructor(onError: (error: Error) => void) {
     const text = `const { parentPort } = require('node:worker_threads');
-const { answer } = (${makeHasher.toString()})(require('node:fs'), require('node:crypto'));
+const { answer } = (${makeHasher.toString()})(require('node:fs'), require('node:crypto'), ${ENOUGH_BYTES});
 parentPort.on('message', (question) => {
   const found = answer(question);
-  parentPort.postMessage(found, [found.keys.buffer, found.facts.buffer, found.digests.buffer]);
+  parentPort.postMessage(found, [found.sizes.buffer, found.modes.buffer]);
 });`;
     // Nothing of the process is needed there.
     this.worker = new Worker(text, { eval: true, env: {}, argv: [], stdout: false });

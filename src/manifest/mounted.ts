@@ -5,7 +5,7 @@
 
 import { lstatSync, readlinkSync, statSync } from 'node:fs';
 import { ManifestError } from './errors.js';
-import type { ExpandedFile } from './expand.js';
+import { type ExpandedFile, FileList } from './expand.js';
 import { type HostPath, normalizeHostPath, parseUri } from './host-path.js';
 import { type Position, type TomlTable, type TomlValue, toml } from './toml.js';
 
@@ -98,14 +98,14 @@ const MAX_LINKS = 40;
  */
 export function addLinks(
   manifest: TomlTable,
-  files: readonly ExpandedFile[],
+  files: FileList,
   folderLinks: readonly { readonly uri: string; readonly path: string }[],
   chroot: string | undefined,
-): ExpandedFile[] {
+): FileList {
   const mounts = mountsOf(manifest);
   const mounted = new Set(mounts.map((m) => m.uri));
-  const known = new Set(files.map((f) => parseUri(f.uri)));
-  const result: ExpandedFile[] = [];
+  const known = new Known(files);
+  const result = new FileList();
   const onHost = (path: string): string => (chroot === undefined ? path : `${chroot.replace(/\/+$/, '')}${path}`);
   const link = (uri: string, target: string): ExpandedFile => ({
     uri,
@@ -131,8 +131,13 @@ export function addLinks(
       result.push(link(`file:${host}`, next));
     }
   };
-  for (const file of files) {
-    const host = file.sha256 === undefined && file.as === undefined ? parseUri(file.uri) : undefined;
+  for (const file of files.pieces()) {
+    if ('names' in file) {
+      result.pushIn(file.prefix, file.names);
+      continue;
+    }
+    const given = file.sha256 !== undefined || file.as !== undefined;
+    const host = given || file.isLink === false ? undefined : parseUri(file.uri);
     const target = host === undefined || mounted.has(host) ? undefined : readLink(onHost(host));
     if (host === undefined || target === undefined) {
       result.push(file);
@@ -149,6 +154,47 @@ export function addLinks(
     result.push(link(uri, target));
   }
   return result;
+}
+
+/** The host paths of a list's files, gathered when one is asked for, and those that are added. */
+class Known {
+  readonly #added = new Set<HostPath>();
+  /** Names by folder; as a set once the folder was asked about. */
+  #folders: Map<string, string[] | Set<string>> | undefined;
+
+  constructor(readonly files: FileList) {}
+
+  add(path: HostPath): void {
+    this.#added.add(path);
+  }
+
+  has(path: HostPath): boolean {
+    this.#folders ??= this.#gather();
+    const slash = path.lastIndexOf('/');
+    const folder = slash < 0 ? '.' : slash === 0 ? '/' : path.slice(0, slash);
+    let names = this.#folders.get(folder);
+    if (names === undefined) return this.#added.has(path);
+    if (Array.isArray(names)) {
+      names = new Set(names);
+      this.#folders.set(folder, names);
+    }
+    return names.has(path.slice(slash + 1)) || this.#added.has(path);
+  }
+
+  #gather(): Map<string, string[] | Set<string>> {
+    const folders = new Map<string, string[]>();
+    for (const piece of this.files.pieces()) {
+      const path = 'names' in piece ? parseUri(piece.prefix) : parseUri(piece.uri);
+      if (!('names' in piece)) {
+        if (path !== undefined) this.#added.add(path);
+        continue;
+      }
+      const folder = path ?? '.';
+      const before = folders.get(folder);
+      folders.set(folder, before === undefined ? piece.names : [...before, ...piece.names]);
+    }
+    return folders;
+  }
 }
 
 /** The host path that a link leads to inside the guest. */

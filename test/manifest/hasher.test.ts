@@ -29,7 +29,8 @@ beforeAll(() => {
   for (const [i, path] of paths.entries()) writeFileSync(path, content(SIZES[i] ?? 0));
 });
 
-const hash = (list: readonly string[], options?: HashOptions) => hashFiles(list.length, (i) => list[i] ?? '', options);
+const hash = (list: readonly string[], options?: HashOptions) =>
+  hashFiles(list.length, (start, end) => list.slice(start, end).join('\0'), options);
 
 describe('hashFiles', () => {
   it.each([
