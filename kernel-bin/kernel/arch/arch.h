@@ -141,7 +141,6 @@ size_t copy_to_user_partial(uptr dst, const void *src, size_t n);
 long __must_check strncpy_from_user(char *dst, uptr src, size_t size);
 // Under locks or in irq context: fail where the page is not there.
 int __must_check copy_from_user_nofault(void *dst, uptr src, size_t n);
-int __must_check copy_to_user_nofault(uptr dst, const void *src, size_t n);
 // Atomic compare-and-exchange on a u32 of the program, for futexes: 0 and the old value, -EFAULT.
 int __must_check user_cmpxchg32(uptr addr, u32 expected, u32 desired, u32 *old);
 static inline bool user_range_ok(uptr p, u64 n) { return n <= USER_END && p <= USER_END - n; }

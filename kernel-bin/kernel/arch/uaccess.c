@@ -22,9 +22,6 @@ int clear_user(uptr dst, size_t n) {
 int copy_from_user_nofault(void *dst, uptr src, size_t n) {
   return user_range_ok(src, n) && uaccess_copy_nofault(dst, (const void *)src, n) == 0 ? 0 : -EFAULT;
 }
-int copy_to_user_nofault(uptr dst, const void *src, size_t n) {
-  return user_range_ok(dst, n) && uaccess_copy_nofault((void *)dst, src, n) == 0 ? 0 : -EFAULT;
-}
 int user_cmpxchg32(uptr addr, u32 expected, u32 desired, u32 *old) {
   if (!user_range_ok(addr, 4) || addr % 4) return -EFAULT;
   return uaccess_cmpxchg32((void *)addr, expected, desired, old) ? -EFAULT : 0;

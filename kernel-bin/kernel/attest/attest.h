@@ -68,7 +68,6 @@ int __must_check attest_build_args(char ***argv, char ***envp);
 extern int (*attest_read_file)(const char *host_path, char **data, size_t *len);
 
 // --- measurement
-void rtmr_extend(unsigned index, const u8 digest[48]);
 void rtmr_read(unsigned index, u8 out[48]);
 // Appends an event to the TCG2 log and extends the register. `data` is copied.
 int __must_check measure_event(unsigned rtmr, u32 type, const char *what, const void *data, size_t len);

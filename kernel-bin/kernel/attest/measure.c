@@ -58,13 +58,6 @@ static int extend_locked(unsigned index, const u8 digest[48]) {
   return 0;
 }
 
-void rtmr_extend(unsigned index, const u8 digest[48]) {
-  ASSERT(index < RTMR_COUNT);
-  spin_lock(&lock);
-  if (extend_locked(index, digest)) host_fatal("a measurement register cannot be extended");
-  spin_unlock(&lock);
-}
-
 void rtmr_read(unsigned index, u8 out[48]) {
   ASSERT(index < RTMR_COUNT);
   spin_lock(&lock);

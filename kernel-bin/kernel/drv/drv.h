@@ -107,9 +107,6 @@ struct fuse_req_io { const void *in; u32 in_len; const void *in2; u32 in2_len; s
 int __must_check fsdev_call(struct fuse_req_io *io, int mode);
 // The answer's length (out_len) is at least a header and at most out_cap + out_pages_len; what exceeds out_cap is in the
 // pages. `unique` of the header is set here.
-// Asynchronous form for read-ahead and write-back: done(io, err) is called from a kernel thread. It sleeps while no buffer
-// is free. An error here means that done will not be called.
-int __must_check fsdev_submit(struct fuse_req_io *io, void (*done)(struct fuse_req_io *io, int err));
 void fsdev_forget(const void *in, u32 in_len); // a request without an answer, on the priority queue; sleeps for a buffer
 u32 fsdev_max_data(void);       // bytes of page data per request (1 MiB where pool and host allow)
 bool fsdev_present(void);

@@ -3,7 +3,7 @@
 // FUSE requests over virtio-fs (virtio 1.2, 5.11): one priority queue for FORGET, one request queue. Every request owns a
 // slot of shared memory from the time it is built until the device has answered, even when its caller gave up: the device
 // may still write there. Data is copied once each way. The interrupt handler only marks and wakes; checking and copying
-// happen in the caller's context, or for fsdev_submit in a kernel thread.
+// happen in the caller's context: who wants several requests in flight has several threads.
 // Locks: fsdev.lock (RANK_CONN, irqsave) guards slot states and free lists; the queues' locks come after it.
 
 #include "drv/internal.h"
@@ -27,10 +27,7 @@ struct slot {
   int err;                    // -EIO: the device ended
   u32 written, out_off;
   u64 unique;
-  struct fuse_req_io *io;     // valid in SENT and DONE
-  void (*done)(struct fuse_req_io *io, int err); // NULL: a caller waits
   struct waitq wait;
-  struct work work;
 };
 static struct {
   struct virtio_dev *dev;     // NULL: no device
@@ -48,7 +45,6 @@ u32 fsdev_max_data(void) { return fsdev.max_data; }
 
 static void slot_release_locked(struct slot *s) {
   s->state = SLOT_FREE;
-  s->io = NULL;
   list_push_back(s->big ? &fsdev.free_big : &fsdev.free_small, &s->link);
 }
 
@@ -139,23 +135,12 @@ static int reply_take(struct slot *s, struct fuse_req_io *io) {
   return 0;
 }
 
-static void reply_work(struct work *w) {
-  struct slot *s = container_of(w, struct slot, work);
-  struct fuse_req_io *io = s->io;
-  void (*done)(struct fuse_req_io *io, int err) = s->done;
-  int err = reply_take(s, io);
-  slot_release(s);
-  if (done) done(io, err);
-}
-
 static void complete_locked(struct slot *s, u32 written, int err) {
   if (s->state == SLOT_ABANDONED) return slot_release_locked(s);
-  bool async = s->done != NULL; // looked at first: once it is DONE, the waiter may release the slot at any moment
   s->written = written;
   s->err = err;
   __atomic_store_n(&s->state, SLOT_DONE, __ATOMIC_RELEASE);
-  if (async) work_queue(&s->work);
-  else waitq_wake_all(&s->wait);
+  waitq_wake_all(&s->wait);
 }
 
 static void fsdev_irq(struct virtq *q, void *arg) {
@@ -182,8 +167,6 @@ int fsdev_call(struct fuse_req_io *io, int mode) {
   ASSERT(io->out_cap >= sizeof(struct fuse_out_header) && io->in_len >= sizeof(struct fuse_in_header));
   int err = slot_get(request_bytes(io), mode, &s);
   if (err) return err;
-  s->io = io;
-  s->done = NULL;
   err = request_send(s, fsdev.request, io);
   if (err) goto out;
   err = wait_event_deadline_mode(&s->wait, __atomic_load_n(&s->state, __ATOMIC_ACQUIRE) == SLOT_DONE, WAIT_FOREVER, mode);
@@ -200,23 +183,10 @@ out:
   return err;
 }
 
-int fsdev_submit(struct fuse_req_io *io, void (*done)(struct fuse_req_io *io, int err)) {
-  struct slot *s;
-  ASSERT(io->out_cap >= sizeof(struct fuse_out_header) && io->in_len >= sizeof(struct fuse_in_header));
-  int err = slot_get(request_bytes(io), WAIT_UNINTERRUPTIBLE, &s);
-  if (err) return err;
-  s->io = io;
-  s->done = done;
-  err = request_send(s, fsdev.request, io);
-  if (err) slot_release(s);
-  return err;
-}
-
 void fsdev_forget(const void *in, u32 in_len) {
   struct fuse_req_io io = { .in = in, .in_len = in_len };
   struct slot *s;
   if (slot_get(in_len, WAIT_UNINTERRUPTIBLE, &s)) return;
-  s->done = NULL;
   struct virtq_seg segs[SEGS_MAX];
   unsigned n = request_build(s, &io, segs);
   s->state = SLOT_ABANDONED; // nobody waits: completion frees it
@@ -241,7 +211,6 @@ static bool slot_add(unsigned i, bool big) {
   if (shared_alloc(&s->mem, big ? fsdev.max_data + BIG_EXTRA : SMALL_BYTES)) return false;
   s->big = big;
   waitq_init(&s->wait);
-  work_init(&s->work, reply_work);
   slot_release(s);
   return true;
 }

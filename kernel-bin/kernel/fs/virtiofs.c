@@ -248,12 +248,6 @@ int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir) {
   return err == -EOPNOTSUPP ? 0 : err; // a host that has none
 }
 
-int virtiofs_flush(u64 node, u64 fh) {
-  struct fuse_flush_in in = { .fh = fh };
-  int err = call_fh(FUSE_FLUSH, node, &in, sizeof(in));
-  return err == -EOPNOTSUPP ? 0 : err;
-}
-
 int virtiofs_fallocate(u64 node, u64 fh, u32 mode, u64 off, u64 len) {
   struct fuse_fallocate_in in = { .fh = fh, .offset = off, .length = len, .mode = mode };
   return call_fh(FUSE_FALLOCATE, node, &in, sizeof(in));

@@ -32,7 +32,6 @@ long virtiofs_read(u64 node, u64 fh, u64 off, struct page **pages, unsigned n, u
 int virtiofs_write(u64 node, u64 fh, u64 off, struct page **pages, u32 first_off, u32 len);
 long virtiofs_readdir(u64 node, u64 fh, u64 off, void *buf, u32 size); // raw struct fuse_dirent
 int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir);
-int virtiofs_flush(u64 node, u64 fh);
 int virtiofs_fallocate(u64 node, u64 fh, u32 mode, u64 off, u64 len);
 int virtiofs_create(u64 dir, const char *name, size_t len, u32 mode, u32 flags, struct host_entry *out, u64 *fh);
 int virtiofs_mkdir(u64 dir, const char *name, size_t len, u32 mode, struct host_entry *out);

@@ -23,8 +23,6 @@ static inline bool host_equals32(host_u32 w, u32 expected) { return w.v_ == expe
 
 // --- ports, MSRs, device memory (INPUT: the reads). TD: TDVMCALL; VM: the instruction. Closed lists in host/ports.c.
 host_u8 host_in8(u16 port);
-host_u16 host_in16(u16 port);
-host_u32 host_in32(u16 port);
 void host_out8(u16 port, u8 v);
 void host_out16(u16 port, u16 v);
 void host_out32(u16 port, u32 v);

@@ -39,20 +39,6 @@ host_u8 host_in8(u16 port) {
   else __asm__ volatile("inb %1, %0" : "=a"(w.v_) : "Nd"(port) : "memory");
   return w;
 }
-host_u16 host_in16(u16 port) {
-  host_u16 w;
-  check_port(port, 2);
-  if (in_td) w.v_ = (u16)td_io(false, port, 2, 0);
-  else __asm__ volatile("inw %1, %0" : "=a"(w.v_) : "Nd"(port) : "memory");
-  return w;
-}
-host_u32 host_in32(u16 port) {
-  host_u32 w;
-  check_port(port, 4);
-  if (in_td) w.v_ = (u32)td_io(false, port, 4, 0);
-  else __asm__ volatile("inl %1, %0" : "=a"(w.v_) : "Nd"(port) : "memory");
-  return w;
-}
 void host_out8(u16 port, u8 v) {
   check_port(port, 1);
   if (in_td) td_io(true, port, 1, v);

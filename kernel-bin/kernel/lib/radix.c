@@ -179,5 +179,3 @@ bool radix_marked(const struct radix *t, u64 key, unsigned mark) {
   struct radix_node *path[MAX_HEIGHT + 1];
   return path_to(t, key, path) && (path[1]->marks[mark] & BIT(slot_of(key, 1))) != 0;
 }
-
-bool radix_any_marked(const struct radix *t, unsigned mark) { return t->height && t->node->marks[mark] != 0; }

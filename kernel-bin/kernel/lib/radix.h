@@ -15,5 +15,4 @@ void *radix_next(const struct radix *t, u64 *key, int mark);
 void radix_mark(struct radix *t, u64 key, unsigned mark);
 void radix_unmark(struct radix *t, u64 key, unsigned mark);
 bool radix_marked(const struct radix *t, u64 key, unsigned mark);
-bool radix_any_marked(const struct radix *t, unsigned mark);
 #endif

@@ -90,7 +90,6 @@ static long publish(struct process *me, struct process *p, struct lwp *l, u64 fl
       p->parent = flags & CLONE_PARENT ? me->parent : me;
       p->pgid = me->pgid;
       p->sid = me->sid;
-      p->tty = me->tty ? file_get(me->tty) : NULL;
     }
     int r = pid_publish_locked(p, l);
     if (r) tid = r;

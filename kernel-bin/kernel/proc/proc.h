@@ -48,7 +48,6 @@ struct process { // a thread group
   u64 start_ns, utime_ns, stime_ns, cutime_ns, cstime_ns; // of exited threads / reaped children
   u64 cminflt, cmajflt, nvcsw, nivcsw, cnvcsw, cnivcsw, maxrss_pages, cmaxrss_pages;
   u64 minflt, majflt;
-  struct file *tty;             // controlling terminal, NULL
   char comm[16];
   int oom_score_adj; int dumpable; bool no_new_privs; u64 caps_bounding; u32 personality; u32 timer_next_id;
   bool membarrier_registered, shares_files; // CLONE_FILES with another process: exec must copy the table
@@ -100,8 +99,6 @@ struct aspace *process_aspace(struct process *p);                    // referenc
 // Job control for the tty: pgid's session, or -ESRCH; may the group be stopped from the terminal?
 int process_group_session(int pgid);
 bool process_group_orphaned(int pgid);
-void process_set_tty(struct file *tty);                              // of the current session leader's session: referenced by the callee
-struct file *process_tty(void);                                      // referenced; NULL
 void process_kill_oom(void);                                         // out of memory in a fault: ends the current one
 
 // --- signals

@@ -47,7 +47,6 @@ struct process *process_create(struct process *parent, int pid) {
 void process_put(struct process *p) {
   if (!p || !ref_put(&p->refs)) return;
   sigqueue_flush(p, &p->pending, ~0ull);
-  if (p->tty) file_put_late(p->tty);
   kfree(p->sighand);
   kfree(p);
 }
@@ -218,27 +217,6 @@ bool process_group_orphaned(int pgid) {
     if (p->pgid == pgid && !p->zombie && p->parent && p->parent->sid == p->sid && p->parent->pgid != pgid) orphaned = false;
   spin_unlock_irqrestore(&process_lock, flags);
   return orphaned;
-}
-
-void process_set_tty(struct file *tty) {
-  int sid = process_current()->sid;
-  u64 flags = spin_lock_irqsave(&process_lock);
-  struct process *p;
-  list_for_each(p, &process_list, all) {
-    if (p->sid != sid) continue;
-    struct file *was = p->tty;
-    p->tty = tty ? file_get(tty) : NULL;
-    if (was) file_put_late(was);
-  }
-  spin_unlock_irqrestore(&process_lock, flags);
-}
-
-struct file *process_tty(void) {
-  struct process *me = process_current();
-  u64 flags = spin_lock_irqsave(&process_lock);
-  struct file *f = me->tty ? file_get(me->tty) : NULL;
-  spin_unlock_irqrestore(&process_lock, flags);
-  return f;
 }
 
 // --- vfork

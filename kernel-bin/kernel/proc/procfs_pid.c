@@ -3,6 +3,7 @@
 // /proc/PID and /proc/PID/task/TID, in Linux's formats. Facts about threads are copied under process_lock first and
 // printed afterwards.
 #include "attest/attest.h"
+#include "drv/drv.h"
 #include "proc/procfs.h"
 #include <linux/stat.h>
 
@@ -51,9 +52,9 @@ static struct snap *snap_take(const struct proc_ref *r) {
   s->pgid = p->pgid;
   s->sid = p->sid;
   s->tpgid = -1;
-  if (p->tty) {
+  if (p->sid && p->sid == tty_session()) {
     s->tty_nr = 0x500 | 1; // the console
-    s->tpgid = console_foreground_group ? console_foreground_group() : p->pgid;
+    s->tpgid = tty_foreground();
   }
   s->exit_signal = p->exit_signal;
   s->state = thread_state_char(p, l);

@@ -260,14 +260,8 @@ long sys_setsid(void) {
   u64 flags = spin_lock_irqsave(&process_lock);
   list_for_each(o, &process_list, all)
     if (o->pgid == me->pid) r = -EPERM;
-  struct file *tty = NULL;
-  if (r > 0) {
-    me->sid = me->pgid = me->pid;
-    tty = me->tty;
-    me->tty = NULL;
-  }
+  if (r > 0) me->sid = me->pgid = me->pid;
   spin_unlock_irqrestore(&process_lock, flags);
-  if (tty) file_put(tty);
   return r;
 }
 

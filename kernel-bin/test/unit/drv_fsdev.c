@@ -118,16 +118,8 @@ static void test_abandoned(void) { // a signal while the device is slow; its ans
   answer_now = true;
 }
 
-static int async_result = 1;
-static void async_done(struct fuse_req_io *io, int err) { async_result = err; }
-static void test_async(void) {
-  u8 in[40] = { 0 }, out[16];
-  struct fuse_req_io io = { .in = in, .in_len = 40, .out = out, .out_cap = 16 };
+static void test_forget(void) {
   mood = RIGHT;
-  reply_bytes = 16;
-  CHECK(fsdev_submit(&io, async_done) == 0 && async_result == 1);
-  mock_run_work();
-  CHECK(async_result == 0 && io.out_len == 16 && free_slots() == all_slots);
   u8 forget[64] = { 0 };
   fsdev_forget(forget, sizeof(forget));
   CHECK(free_slots() == all_slots && chain[chains - 1].n == 2);
@@ -149,15 +141,16 @@ static void test_lies(void) {
   // What waits when the device ends is told so; what was abandoned is freed.
   u8 in[40] = { 0 }, out[16];
   struct fuse_req_io io = { .in = in, .in_len = 40, .out = out, .out_cap = 16 };
+  struct slot *waiting;
   mood = NEVER;
-  CHECK(fsdev_submit(&io, async_done) == 0);
+  CHECK(slot_get(request_bytes(&io), WAIT_UNINTERRUPTIBLE, &waiting) == 0 && request_send(waiting, fsdev.request, &io) == 0);
   mock_sleep_result = -ERESTARTSYS;
   CHECK(request(0, 0, &len, NULL) == -ERESTARTSYS);
   mock_sleep_result = 1;
   virtq_break(&queues[1], "a lie elsewhere");
   fsdev_broken(&dev);
-  mock_run_work();
-  CHECK(async_result == -EIO && free_slots() == all_slots);
+  CHECK(waiting->state == SLOT_DONE && reply_take(waiting, &io) == -EIO && free_slots() == all_slots - 1);
+  slot_release(waiting);
 }
 
 int main(void) {
@@ -167,7 +160,7 @@ int main(void) {
   CHECK(all_slots == SMALL_SLOTS + BIG_SLOTS_MAX / 2);
   test_right();
   test_abandoned();
-  test_async();
+  test_forget();
   test_lies();
   return UNIT_END("drv_fsdev");
 }
