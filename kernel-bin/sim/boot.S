@@ -114,7 +114,7 @@ rom_start64:
   call *%rax
 
 too_small:
-  .asciz "tdxsim: too little memory: -m needs 6400M for a TD of up to 2G, else 2304M + twice the TD's (README.md)\r\n"
+  .asciz "tdxsim: too little memory: -m needs 6400M for a TD of less than 2816M, else 2304M + twice the TD's (README.md)\r\n"
 
   .code16
 rom_start16:

@@ -7,6 +7,7 @@
 enum { BFV, CFV, TD_HOB, TEMP_MEM };
 struct section { u32 offset, raw_size; u64 address, size; u32 type, attributes; } __packed;
 #define MAX_SECTIONS 32
+#define Q35_HOLE 0xb0000000ul
 #define IMAGE_MAX (16 * MIB)
 
 static struct section sections[MAX_SECTIONS];
@@ -132,15 +133,16 @@ void td_build(void) {
   u32 select, size;
   if (!fwcfg_number("memory", &td.memory_bytes)) panic("no fw_cfg opt/gramine/sim-memory: the TD's bytes of memory");
   td.shared_bit = BIT(td.gpaw - 1);
-  if (td.memory_bytes < 16 * MIB || !IS_ALIGNED(td.memory_bytes, PAGE) || (td.memory_bytes > 2 * GIB && td.memory_bytes < 0xb0000000ul))
-    panic("opt/gramine/sim-memory: %lu bytes; a multiple of 4096, at least 16 MiB, and not between 2 GiB and 2816 MiB", td.memory_bytes);
-  td.low_end = MIN(td.memory_bytes, 2 * GIB);
+  if (td.memory_bytes < 16 * MIB || !IS_ALIGNED(td.memory_bytes, PAGE))
+    panic("opt/gramine/sim-memory: %lu bytes; a multiple of 4096, at least 16 MiB", td.memory_bytes);
+  td.low_end = td.memory_bytes < Q35_HOLE ? td.memory_bytes : 2 * GIB; // as QEMU's q35 splits it
   td.high_end = 4 * GIB + td.memory_bytes - td.low_end;
   td.offset = td.high_end;
   if (td.offset + td.high_end > sim_phys)
     panic("-m is too small: RAM must reach %lu MiB above 4 GiB", (td.offset + td.high_end + SIM_BYTES - 4 * GIB) / MIB);
   td.aug_level = fwcfg_number("pages", &value) && value == 4096 ? 0 : 1;
   td.fwcfg = fwcfg_number("fwcfg", &value) && value;
+  td.take = fwcfg_number("take", &value) && value;
 
   td.attributes = BIT(28);
   if (fwcfg_number("attributes", &value)) td.attributes = value;

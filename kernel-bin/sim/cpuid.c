@@ -34,7 +34,7 @@ static struct cpuid module_cpuid(struct vcpu *v, u32 leaf, u32 sub) {
     c.ebx = (c.ebx & 0x0000ffff) | v->index << 24 | td.num_vcpus << 16;
     c.ecx &= ~(u32)(BIT(3) | BIT(5) | BIT(6) | BIT(27)); // MONITOR VMX SMX OSXSAVE
     c.ecx |= (u32)(BIT(31) | BIT(24) | BIT(21));         // hypervisor, TSC deadline, x2APIC
-    if (v->vmcb->cr4 & BIT(18)) c.ecx |= (u32)BIT(27);
+    if (v->cr4 & BIT(18)) c.ecx |= (u32)BIT(27);
     c.edx |= (u32)BIT(9);
     break;
   case 4: c.eax &= ~0xffffc000u; break;
@@ -79,6 +79,7 @@ struct cpuid vmm_cpuid(struct vcpu *v, u32 leaf, u32 sub) {
 void cpuid_exit(struct vcpu *v) {
   u32 leaf = (u32)v->g[RAX], sub = (u32)v->g[RCX];
   bool listed = false;
+  if (td.take && leaf == LEAF_TAKE && v->vmcb->cpl == 3) memory_take(v, v->g[RDI]);
   for (u32 i = 0; i < ARRAY_SIZE(native_leaves); i++) listed |= native_leaves[i] == leaf;
   if (!listed || (v->cpuid_ve & (v->vmcb->cpl == 0 ? 1 : 2))) {
     count(v, VE_CPUID);

@@ -207,18 +207,25 @@ void memory_block(struct vcpu *v, bool remove) {
     bool hit = *e & P;
     if (hit) {
       u64 hpa = *e & ADDR_MASK;
-      if (remove) {
-        WRITE_ONCE(*e, 0);
-        kick_others(v);
-        memset(PHYS(hpa), 0, level ? PAGE2M : PAGE);
-      } else {
-        WRITE_ONCE(*e, make(PAGE_BLOCKED, level, hpa));
-        kick_others(v);
-      }
+      WRITE_ONCE(*e, remove ? 0 : make(PAGE_BLOCKED, level, hpa));
+      kick_others(v);
+      if (remove) memset(PHYS(hpa), 0, level ? PAGE2M : PAGE);
     }
     spin_unlock(&memory_lock);
     if (hit) return;
   }
+}
+
+void memory_take(struct vcpu *v, u64 linear) {
+  u64 gpa;
+  u32 level;
+  if (!td_translate(v, linear, &gpa)) return;
+  spin_lock(&memory_lock);
+  WRITE_ONCE(*walk(gpa, LEVEL_4K, true, &level), 0);
+  kick_others(v);
+  memset(PHYS(private_hpa(ALIGN_DOWN(gpa, PAGE))), 0, PAGE);
+  spin_unlock(&memory_lock);
+  say("sim.taken=%#lx", gpa);
 }
 
 u64 memory_next_shared(u64 gpa) {

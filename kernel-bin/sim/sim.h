@@ -93,8 +93,11 @@ struct td {
   u64 notify_enables;
   u32 notify_vector, notify_vcpu;      // SetupEventNotifyInterrupt
   bool fwcfg;                          // the TD may use fw_cfg: for foreign firmware
+  bool take;                           // CPUID leaf LEAF_TAKE in ring 3 asks the host to take the page at RDI away
   u32 aug_level;                       // 1: the VMM gives memory in 2 MiB pages where it can, 0: in 4 KiB pages
 };
+
+#define LEAF_TAKE 0x656b6174
 
 extern struct td td;
 extern struct vcpu vcpus[MAX_CPUS];
@@ -108,6 +111,7 @@ static inline u64 count(struct vcpu *v, enum counter c) { return ++v->counters[c
 static inline u64 rdtsc(void) { u32 lo, hi; __asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi)); return (u64)hi << 32 | lo; }
 static inline u64 rdmsr(u32 msr) { u32 lo, hi; __asm__ volatile("rdmsr" : "=a"(lo), "=d"(hi) : "c"(msr)); return (u64)hi << 32 | lo; }
 static inline void wrmsr(u32 msr, u64 v) { __asm__ volatile("wrmsr" ::"c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory"); }
+static inline u64 xgetbv(void) { u32 lo, hi; __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0)); return (u64)hi << 32 | lo; }
 static inline void cpu_relax(void) { __asm__ volatile("pause" ::: "memory"); }
 static inline u8 in8(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 static inline u16 in16(u16 port) { u16 v; __asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
@@ -172,6 +176,7 @@ bool td_translate(struct vcpu *v, u64 linear, u64 *gpa); // by the TD's page tab
 u64 decode_linear(struct vcpu *v, u64 gpa);          // decode.c: the address that made an EPT violation; 0: unknown
 bool td_fetch(struct vcpu *v, u64 linear, void *buf, u32 n);
 void memory_block(struct vcpu *v, bool remove);      // a random page of the TD's: blocked, or taken away
+void memory_take(struct vcpu *v, u64 linear);        // the page there is taken away
 u64 memory_random_shared(struct vcpu *v);            // a page that is shared now; 0: none
 u64 memory_next_shared(u64 gpa);                     // at or after gpa; 0: none
 

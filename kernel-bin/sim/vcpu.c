@@ -22,6 +22,7 @@ enum { X_CR_READ = 0x00, X_CR_WRITE = 0x10, X_UD = 0x46, X_NMI = 0x61, X_RDPMC =
 #define CR4_MCE BIT(6)
 #define CR4_VMXE BIT(13)
 #define CR4_SMXE BIT(14)
+#define CR4_OSXSAVE BIT(18)
 // What `-cpu max` of TCG has: VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT UMIP LA57 FSGSBASE OSXSAVE SMEP SMAP PKE PKS
 #define CR4_CPU (0x7fful | BIT(11) | BIT(12) | BIT(16) | BIT(18) | BIT(20) | BIT(21) | BIT(22) | BIT(24))
 // Bits whose difference between simulator and TD costs a flush at every entry and exit (QEMU)
@@ -76,6 +77,8 @@ void vcpu_init(struct vcpu *v) {
   v->g[RSI] = v->index;
   v->lvt_timer = 0x10000;
   wrmsr(0x277, m->pat);
+  u64 cr4;
+  __asm__ volatile("movq %%cr4, %0; orq %1, %0; movq %0, %%cr4" : "=&r"(cr4) : "ri"(CR4_OSXSAVE));
   // FS, GS, TR, LDTR and the system call MSRs stay in the CPU from here on: the simulator uses none of them.
   __asm__ volatile("vmload" ::"a"(virt_to_phys(m)));
   local_apic_write(0xf0, 0xff);
@@ -156,9 +159,27 @@ static void cr_exit(struct vcpu *v, u32 cr, bool write) {
       return;
     }
     v->cr4 = value;
-    m->cr4 = (value & CR4_CPU) | CR4_PAE; // without PAE in the TD's CR4, QEMU's #VMEXIT would not restore long mode
+    m->cr4 = (value & CR4_CPU & (m->cr4 | ~CR4_OSXSAVE)) | CR4_PAE; // xsetbv(); without PAE in the TD's CR4, QEMU's #VMEXIT would not restore long mode
   }
   m->rip += length;
+}
+
+// QEMU cannot intercept XSETBV. So CR4.OSXSAVE stays off below a TD that turned it on until the first instruction that
+// needs it: an XSETBV gets the module's checks against XFAM, anything else runs again. What a later XSETBV does is seen
+// at the next exit (vcpu_run). False: the #UD is the TD's own.
+static bool xsave_exit(struct vcpu *v, const u8 b[4]) {
+  u64 value = (v->g[RDX] << 32) | (u32)v->g[RAX];
+  if (!(v->cr4 & CR4_OSXSAVE) || (v->vmcb->cr4 & CR4_OSXSAVE)) return false;
+  if (b[0] == 0x0f && b[1] == 0x01 && b[2] == 0xd1) {
+    if (v->vmcb->cpl || (u32)v->g[RCX] || (value & ~td.xfam) || !(value & 1) || (value & 6) == 4) {
+      inject_gp(v);
+      return true;
+    }
+    __asm__ volatile("xsetbv" ::"c"(0), "a"((u32)value), "d"((u32)(value >> 32)));
+    v->vmcb->rip += 3;
+  }
+  v->vmcb->cr4 |= CR4_OSXSAVE;
+  return true;
 }
 
 static void ud_exit(struct vcpu *v) {
@@ -171,7 +192,7 @@ static void ud_exit(struct vcpu *v) {
     else tdcall(v);
   } else if (b[0] == 0x0f && b[1] == 0x01 && b[2] == 0xc1) { // VMCALL
     ve_instruction(v, VE_OTHER, 18, 0, 3);
-  } else {
+  } else if (!xsave_exit(v, b)) {
     inject_exception(v, 6, false, 0);
   }
 }
@@ -274,6 +295,7 @@ __noreturn void vcpu_run(struct vcpu *v) {
     count(v, SVM_EXITS);
     __atomic_store_n(&v->in_guest, 0, __ATOMIC_SEQ_CST);
     v->g[RAX] = m->rax;
+    if (unlikely(xgetbv() & ~td.xfam)) td_stop("XCR0 %#lx, XFAM %#lx: the module had refused that XSETBV", xgetbv(), td.xfam);
     handle_exit(v);
   }
 }

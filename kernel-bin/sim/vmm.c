@@ -123,6 +123,7 @@ static u64 map_gpa(struct vcpu *v, u64 *r) {
   if (!IS_ALIGNED(gpa, PAGE) || !IS_ALIGNED(size, PAGE)) return VMCALL_ALIGN_ERROR;
   if (!size || gpa >= td.shared_bit || size > td.shared_bit - gpa) return VMCALL_INVALID_OPERAND;
   if (!gpa_is_ram(gpa, size)) return VMCALL_INVALID_OPERAND;
+  if (gpa < 4 * GIB && gpa + size > 2 * GIB) panic("memory from 2 GiB on cannot be shared here: no device could reach it"); // README.md
   if (lie(v, LIE_MAPGPA_REFUSED)) return VMCALL_INVALID_OPERAND;
   if (lie(v, LIE_MAPGPA_WILD)) {
     r[R11] = hostile_random(v) & 1 ? hostile_value(v) : r[R12] + hostile_value(v);

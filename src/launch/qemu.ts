@@ -205,7 +205,7 @@ function machineArguments({ machine, cpus, memoryBytes, image, macKeyFile }: Mac
 /** Physical address space for the TD's private and shared memory, and the simulator's own; what nobody touches costs nothing. */
 function simulatorMemory(tdBytes: bigint): bigint {
   const MIB = 1n << 20n;
-  return tdBytes <= 2048n * MIB ? 6400n * MIB : 2304n * MIB + 2n * tdBytes;
+  return tdBytes < 2816n * MIB ? 6400n * MIB : 2304n * MIB + 2n * tdBytes;
 }
 
 const ATTRIBUTE_SEPT_VE_DISABLE = 1 << 28;

@@ -12,6 +12,8 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 const build = process.env.GRAMINE_TDX_SIM_BUILD ?? join(root, 'kernel-bin/build');
 /** What each was: 3: vector 255 as a real interrupt; 9: the timer's MSR refused; 1127: the module always busy; 1276: the serial port never ready; 1311: RETRY inside the range. */
 const FOUND = [3, 9, 1127, 1276, 1311];
+/** Seeds of devices that lie: at boot, in the rings, in FUSE, in vsock. 5: a mount that the host refuses. */
+const DEVICES = [2, 3, 5, 6, 9, 150];
 const OTHERS = [1, 11, 15, 16, 20, 27];
 
 describe('a host that lies', () => {
@@ -25,6 +27,22 @@ describe('a host that lies', () => {
     expect(await judge(0)).toMatch(/^seed 0 .*: good: finished$/m);
   });
 
+  it('honest devices: every file and connection is served', { timeout: 180_000 }, async () => {
+    expect(await judge(0, '--devices')).toMatch(/good: finished$/m);
+  });
+
+  for (const seed of DEVICES) {
+    it(`devices that lie, seed ${seed}, end well`, { timeout: 180_000 }, async () => {
+      expect(await judge(seed, '--devices')).toMatch(/hostile: 1 passed, 0 failed/);
+    });
+  }
+
+  // Without SEPT_VE_DISABLE the access is a #VE in ring 3; with it the module ends the TD.
+  it('a page that the host takes away from the program is the end of the TD, and the kernel says so', async () => {
+    expect(await judge(0, '--taken', '--debug')).toMatch(/good: refused: panic: the host took away the memory at/);
+    expect(await judge(0, '--taken')).toMatch(/good: died of a page taken away/);
+  });
+
   for (const seed of [...FOUND, ...OTHERS]) {
     it(`seed ${seed} ends well`, { timeout: 180_000 }, async () => {
       expect(await judge(seed)).toMatch(/hostile: 1 passed, 0 failed/);
@@ -33,9 +51,9 @@ describe('a host that lies', () => {
 });
 
 /** What hostile.js says of one seed. */
-async function judge(seed: number): Promise<string> {
+async function judge(seed: number, ...options: string[]): Promise<string> {
   const script = join(root, 'kernel-bin/test/sim/hostile.js');
-  const child = spawn(process.execPath, [script, String(seed), '1', '--verbose'], {
+  const child = spawn(process.execPath, [script, String(seed), '1', '--verbose', ...options], {
     env: { ...process.env, O: build },
   });
   let output = '';

@@ -115,22 +115,31 @@ describe.skipIf(!existsSync(simulator))('tdxsim', () => {
     }
   }
 
+  it('a TD of 2200 MiB has its memory in one piece', async () => {
+    expectAllGood(await run({ options: { memory: String(2200 * 2 ** 20) } }), 120);
+  });
+
+  it('XFAM without AVX', async () => {
+    expectAllGood(await run({ options: { xfam: '3' } }), 120);
+  });
+
   it('MRTD is what gramine-tdx-measure computes', async () => {
     const result = await run({});
     expect(result.said.get('sim.mrtd')).toBe(toHex(predictMrtd(payload).page));
   });
 
-  const deaths: [number, string, RegExp, string][] = [
+  const deaths: [number, string, RegExp, string, Record<string, string>?][] = [
     [2, 'access to an unaccepted page', /^access to GPA 0x1000000, which the TD has not accepted/, '2'],
     [3, 'shared access without MapGPA', /^shared access to GPA 0x1000000 without MapGPA/, '2'],
     [4, 'private access where no memory is', /^private access to GPA 0xc0000000, where no memory is/, '2'],
     [5, 'triple fault', /^triple fault/, '2'],
     [7, 'stale translation on another vCPU', /^private access to GPA 0x1000000, which is shared/, '2'],
     [8, 'ACCEPT where no memory is', /^TDG.MEM.PAGE.ACCEPT of GPA 0xc0000000/, '2'],
+    [12, 'XCR0 beyond XFAM', /^XCR0 0x7, XFAM 0x3/, '2', { xfam: '3' }],
   ];
-  for (const [mode, name, message, end] of deaths) {
+  for (const [mode, name, message, end, options = {}] of deaths) {
     it(`ends the TD: ${name}`, async () => {
-      const result = await run({ mode, cpus: 2 });
+      const result = await run({ mode, cpus: 2, options });
       expect(result.said.get('sim.stop')).toMatch(message);
       expect(result.said.get('sim.end')).toBe(end);
       expect(result.console).not.toContain('FAIL');
@@ -222,7 +231,7 @@ describe.skipIf(!existsSync(simulator))('tdxsim', () => {
 
   it('refuses parameters that make no TD', async () => {
     const bad: [Record<string, string>, RegExp][] = [
-      [{ memory: String(2200 * 2 ** 20) }, /not between 2 GiB and 2816 MiB/],
+      [{ memory: String(2 ** 23) }, /at least 16 MiB/],
       [{ memory: 'much' }, /is not a number/],
       [{ gpaw: '50' }, /48 or 52, got 50/],
       [{ memory: String(4 * 2 ** 30) }, /-m is too small/],

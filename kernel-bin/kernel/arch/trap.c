@@ -85,6 +85,8 @@ static void virtualization_exception(struct regs *r) {
   enum { CPUID = 10, VMCALL = 18, EPT_VIOLATION = 48 };
   struct tdx_ve ve;
   if (!in_td || !tdx_ve_info(&ve)) ve = (struct tdx_ve){ .reason = ~0u };
+  // Whoever touched it, and whether it was private or shared: what was in it is lost, and nobody goes on without it.
+  if (ve.reason == EPT_VIOLATION) panic("the host took away the memory at %#lx", ve.gpa);
   if (!regs_from_user(r)) {
     printk(LOG_ERROR, "#VE reason %u, qualification %#lx, guest-physical %#lx", ve.reason, ve.qualification, ve.gpa);
     die(r, VECTOR_VE, ve.reason, ve.gpa);
@@ -98,8 +100,7 @@ static void virtualization_exception(struct regs *r) {
     return;
   }
   irq_enable();
-  if (ve.reason == VMCALL) arch_hooks.user_trap(r, 6, 0, 0);              // #UD: SIGILL
-  else if (ve.reason == EPT_VIOLATION) arch_hooks.user_trap(r, 17, 0, 0); // its memory is gone: SIGBUS
+  if (ve.reason == VMCALL) arch_hooks.user_trap(r, 6, 0, 0); // #UD: SIGILL
   else arch_hooks.user_trap(r, VECTOR_GP, 0, 0);
   irq_disable();
 }

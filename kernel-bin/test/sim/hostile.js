@@ -2,12 +2,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Runs the kernel in a simulated TD whose host lies, once for each seed, and judges how it ended:
-//   hostile.js FIRST COUNT [--jobs N] [--cpus N] [--verbose]       make -C kernel-bin hostile-kernel sim first
+//   hostile.js FIRST COUNT [--devices] [--jobs N] [--cpus N] [--verbose]       make -C kernel-bin hostile-kernel sim first
 // O (default kernel-bin/build) says where they were built. Good ends: the program finished and found its memory intact; the
 // kernel refused with a message; the TD died of a page that the host took away. Everything else is a failure, and is
 // printed with its console. Exit status 1 when there was one.
+//
+// --devices: virtio-fs and vsock devices that lie (liar.c), and a program that works with them (hostile_devices.c). The
+// host lies too, in every fourth seed.
+// --taken: the host takes a page away that the program uses. --debug: a debug TD, where that raises #VE.
 
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -30,6 +35,9 @@ const option = (name, fallback) => {
 const jobs = option('--jobs', 2);
 const fixedCpus = option('--cpus', 0);
 const verbose = args.includes('--verbose');
+const devices = args.includes('--devices');
+const taken = args.includes('--taken');
+const debug = args.includes('--debug');
 const [first = 1, count = 100] = args.filter((a) => !a.startsWith('--')).map(Number);
 
 const scratch = mkdtempSync(join(tmpdir(), 'gramine-hostile-'));
@@ -45,6 +53,7 @@ function cbor(value) {
     return b;
   };
   if (typeof value === 'boolean') return Buffer.from([value ? 0xf5 : 0xf4]);
+  if (Buffer.isBuffer(value)) return Buffer.concat([head(2, value.length), value]);
   if (typeof value === 'number') return head(0, value);
   if (typeof value === 'string') return Buffer.concat([head(3, Buffer.byteLength(value)), Buffer.from(value)]);
   if (Array.isArray(value)) return Buffer.concat([head(4, value.length), ...value.map(cbor)]);
@@ -53,20 +62,43 @@ function cbor(value) {
   return Buffer.concat([head(5, entries.length), ...entries.flat()]);
 }
 
-/** [CFV][BFV] for the embedded program. */
-function image(cpus) {
+const sha256 = (...parts) => createHash('sha256').update(Buffer.concat(parts)).digest();
+/** A file of /t, as test/sim/hostile.h has it. */
+const fileBytes = (file, bytes) =>
+  Buffer.from(Uint8Array.from({ length: bytes }, (_, i) => i * 7 + (i >> 8) * 13 + file * 101 + 1));
+const data = fileBytes(0, 40_000);
+const leaves = [0, 1, 2].map((i) => sha256(data.subarray(i * 16384, (i + 1) * 16384)));
+const dataSize = Buffer.alloc(8);
+dataSize.writeUInt32LE(data.length);
+const root = sha256(Buffer.from('gtdx-tree-v1'), dataSize, sha256(...leaves));
+
+/** [CFV][BFV] for the embedded program; `hint`: the leaf lists that the host hands over. */
+function image(cpus, hint) {
   const policy = {
     version: 1,
     entrypoint: '/init',
-    args: { argv: [], from: 'manifest' },
+    args: { argv: devices ? ['/init', 'devices'] : taken ? ['/init', 'taken'] : [], from: 'manifest' },
     env: { set: [], pass: [], all: false },
     uid: 0,
     gid: 0,
     cwd: '/',
-    mounts: [{ path: '/', type: 'tmpfs', rw: true }],
-    trusted: [],
-    allowed: ['/'],
-    check: 'allow_all_but_log',
+    mounts: [
+      { path: '/', type: 'tmpfs', rw: true },
+      ...(devices ? [{ path: '/t', type: 'chroot', uri: '/t', rw: true }] : []),
+    ],
+    trusted: devices
+      ? [
+          [
+            't',
+            [
+              ['data', sha256(data), [data.length, 0o644, root]],
+              ['plain', sha256(fileBytes(1, 9000))],
+            ],
+          ],
+        ]
+      : [],
+    allowed: devices ? ['/t/allowed'] : ['/'],
+    check: devices ? 'strict' : 'allow_all_but_log',
     limits: { stack: 8 << 20, brk: 1 << 30, fds: 1024 },
     net: { publish: [], outbound: [] },
     flags: {
@@ -86,21 +118,51 @@ function image(cpus) {
     policy,
     invocation: { argv: [], env: [] },
     vm: { cpus, memory: MEMORY_MIB << 20 },
-    host: { time: 0, tty: false, rows: 24, cols: 80, log: 2 },
+    host: { time: 0, tty: false, rows: 24, cols: 80, log: 2, ...(hint ? { leaves: hint } : {}) },
   });
   const cfv = Buffer.alloc(CFV_BYTES);
   cfv.write('GTDXCFV1');
   cfv.writeUInt32LE(record.length, 8);
   record.copy(cfv, 16);
-  const path = join(scratch, `image${cpus}`);
+  const path = join(scratch, `image${images.size}`);
   writeFileSync(path, Buffer.concat([cfv, readFileSync(join(build, 'hostile/kernel.bfv'))]));
   return path;
 }
 
-const images = new Map([1, 2, 4].map((cpus) => [cpus, image(cpus)]));
+const HINTS = devices ? [Buffer.concat(leaves), undefined, Buffer.alloc(96, 7)] : [undefined];
+const images = new Map();
+for (const cpus of [1, 2, 4]) HINTS.forEach((hint, i) => images.set(`${cpus} ${i}`, image(cpus, hint)));
+
+/** Starts the devices of a seed; resolves to what QEMU wants for them, and to what they said when they ended. */
+async function startLiar(seed) {
+  const [fs, vsock] = ['fs', 'vsock'].map((name) => join(scratch, `${name}${seed}`));
+  const child = spawn(join(build, 'hostile/liar'), [String(seed), fs, vsock], { stdio: ['ignore', 'pipe', 'pipe'] });
+  let said = '';
+  for (const pipe of [child.stdout, child.stderr])
+    pipe.on('data', (chunk) => {
+      said += chunk.toString('latin1');
+    });
+  const ended = new Promise((resolve) =>
+    child.once('close', (code) => resolve(code === 0 ? said : `${said}liar.bug=status ${code}`)),
+  );
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  return {
+    ended,
+    stop: () => child.kill(),
+    qemu: [
+      ...['-object', 'memory-backend-memfd,id=mem,size=6400M,share=on'],
+      ...['-chardev', `socket,id=vsock,path=${vsock}`],
+      ...['-device', 'vhost-user-vsock-pci,chardev=vsock,disable-legacy=on,iommu_platform=off'],
+      ...['-chardev', `socket,id=fs,path=${fs}`],
+      ...['-device', 'vhost-user-fs-pci,chardev=fs,tag=gramine,queue-size=1024,iommu_platform=off'],
+    ],
+  };
+}
 
 async function run(seed) {
+  const start = Date.now();
   const cpus = fixedCpus || [1, 2, 2, 4][seed % 4];
+  const liar = devices ? await startLiar(seed) : undefined;
   const text = join(scratch, `text${seed}`);
   let said = '';
   let simulator;
@@ -119,7 +181,17 @@ async function run(seed) {
   const child = spawn(
     'qemu-system-x86_64',
     [
-      ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-machine', 'q35', '-m', '6400M'],
+      ...[
+        '-nodefaults',
+        '-no-user-config',
+        '-display',
+        'none',
+        '-no-reboot',
+        '-machine',
+        `q35${liar ? ',memory-backend=mem' : ''}`,
+        '-m',
+        '6400M',
+      ],
       ...[
         '-smp',
         String(cpus),
@@ -129,12 +201,15 @@ async function run(seed) {
         'max,phys-bits=52,vendor=GenuineIntel,-erms,-fsrm',
       ],
       ...['-bios', join(build, 'tdxsim.bin'), '-serial', 'stdio'],
-      ...['-fw_cfg', `name=opt/gramine/sim-image,file=${images.get(cpus)}`],
+      ...['-fw_cfg', `name=opt/gramine/sim-image,file=${images.get(`${cpus} ${(seed >> 2) % HINTS.length}`)}`],
       ...fwcfg('memory', MEMORY_MIB << 20),
-      ...fwcfg('seed', seed), // 0: an honest host
+      ...fwcfg('seed', devices && seed & 3 ? 0 : seed), // 0: an honest host
       ...fwcfg('secret', SECRET),
       ...fwcfg('gpaw', seed & 8 ? 52 : 48),
       ...(seed & 16 ? fwcfg('pages', 4096) : []),
+      ...(taken ? fwcfg('take', 1) : []),
+      ...(debug ? fwcfg('attributes', 1) : []), // and no SEPT_VE_DISABLE
+      ...(liar?.qemu ?? []),
       ...['-device', 'virtio-serial-pci,disable-legacy=on,max_ports=4,vectors=12'],
       ...['-chardev', 'null,id=unused', '-device', 'virtconsole,nr=0,chardev=unused'],
       ...['-chardev', `file,id=out,path=${out}`, '-device', 'virtserialport,nr=3,chardev=out,name=console'],
@@ -150,6 +225,7 @@ async function run(seed) {
   child.stderr.on('data', (data) => {
     log += data.toString('latin1');
   });
+  liar?.ended.then((last) => last.includes('liar.bug') && child.kill());
   let late = false;
   const timer = setTimeout(() => {
     late = true;
@@ -158,6 +234,9 @@ async function run(seed) {
   }, LIMIT_MS);
   await new Promise((resolve) => child.once('close', resolve));
   await spoken; // its last lines may still lie in the socket
+  const stop = liar && setTimeout(liar.stop, LAST_WORDS_MS); // QEMU never came
+  const lies = (await liar?.ended) ?? '';
+  clearTimeout(stop);
   clearTimeout(timer);
   server.close();
   const read = (path) => {
@@ -169,7 +248,15 @@ async function run(seed) {
   };
   const program = read(out);
   rmSync(out, { force: true });
-  return { seed, cpus, verdict: judge(late, said, log, program), said, log, program };
+  return {
+    seed,
+    cpus,
+    verdict: judge(late, said + lies, log, program),
+    said: said + lies,
+    log,
+    program,
+    ms: Date.now() - start,
+  };
 }
 
 /** [good, kind] */
@@ -182,10 +269,10 @@ function judge(late, said, log, program) {
   if (!late && !/^sim\.secret=not found/m.test(said)) return [false, 'nobody looked for the secret'];
   if (/CORRUPT/.test(all)) return [false, 'the program saw memory that it had not written'];
   if (/assertion failed|stack smashed/.test(all)) return [false, 'an assertion saw the host'];
-  if (/^sim\.bug=/m.test(said)) return [false, 'the simulator failed'];
+  if (/^(sim|liar)\.bug=/m.test(said)) return [false, 'the simulator failed'];
   if (late) return [false, 'hang'];
   if (stop !== undefined) {
-    if (/not accepted/.test(stop) && lied('remove')) return [true, 'died of a page taken away'];
+    if (/not accepted/.test(stop) && (lied('remove') || taken)) return [true, 'died of a page taken away'];
     if (
       /without MapGPA/.test(stop) &&
       (lied('mapgpa_ignored') || lied('mapgpa_wild') || lied('stale') || lied('value') || lied('status'))
@@ -223,8 +310,11 @@ async function worker() {
     if (!good) bad++;
     done++;
     if (!good || verbose) {
-      process.stdout.write(`seed ${result.seed} (${result.cpus} vCPUs): ${good ? 'good' : 'BAD'}: ${kind}\n`);
-      if (!good) process.stdout.write(`${result.log}${result.program}${result.said.replace(/^/gm, '    ')}\n`);
+      process.stdout.write(
+        `seed ${result.seed} (${result.cpus} vCPUs, ${result.ms} ms): ${good ? 'good' : 'BAD'}: ${kind}\n`,
+      );
+      if (!good || process.env.LOG)
+        process.stdout.write(`${result.log}${result.program}${result.said.replace(/^/gm, '    ')}\n`);
     }
   }
 }

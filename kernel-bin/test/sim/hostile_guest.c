@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Process 1 of the TD that a lying host torments (hostile.js): keeps a secret in every kind of memory a program has, and
-// checks that no copy of it ever changed. Prints `intact` and exits 0, `refused: ...` and 1 when the kernel said no, or
+// checks that no copy of it ever changed; with the argument "devices" it works with those meanwhile
+// (hostile_devices.c), with "taken" it asks the simulator for a host that takes a page away. Prints `intact` and exits 0, `refused: ...` and 1 when the kernel said no, or
 // `CORRUPT ...` and 2: that must never happen.
 #include <fcntl.h>
 #include <stdio.h>
@@ -24,7 +25,9 @@ static void look(const unsigned char *p, size_t n, const char *what) {
     if (memcmp(p + i, secret, SECRET_BYTES) != 0) corrupt(what);
 }
 
-int main(void) {
+int devices(void);
+
+int main(int argc, char **argv) {
   // "the simulator's planted secret: " with every byte xored, so that the image does not hold it
   static const char text[] = "\x2e\x32\x3f\x7a\x29\x33\x37\x2f\x36\x3b\x2e\x35\x28\x7d\x29\x7a\x2a\x36\x3b\x34\x2e\x3f\x3e\x7a\x29\x3f\x39\x28\x3f\x2e\x60\x7a";
   for (int i = 0; i < SECRET_BYTES; i++) secret[i] = (unsigned char)(text[i] ^ 0x5a);
@@ -32,6 +35,19 @@ int main(void) {
   if (!heap || shared == MAP_FAILED) refused("memory");
   fill(heap, HEAP);
   fill(shared, 1 << 20);
+  if (argc > 1 && !strcmp(argv[1], "devices")) {
+    int status = devices();
+    look(heap, HEAP, "the heap");
+    look(shared, 1 << 20, "the shared memory");
+    printf("intact\n");
+    return status;
+  }
+  if (argc > 1 && !strcmp(argv[1], "taken")) {
+    unsigned leaf = 0x656b6174; // sim.h: LEAF_TAKE
+    __asm__ volatile("cpuid" : "+a"(leaf) : "D"(heap + 8192), "c"(0) : "rbx", "rdx", "memory");
+    look(heap + 8192, 4096, "memory that the host has taken");
+    corrupt("the program went on without its memory");
+  }
   int fd = open("/secret", O_RDWR | O_CREAT | O_TRUNC, 0600), pipes[2];
   if (fd < 0) refused("open");
   for (int i = 0; i < 256; i++)

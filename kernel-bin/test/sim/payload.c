@@ -186,6 +186,21 @@ static void test_tdcall(void) {
   check("CPUIDVE.SET off again", FAULTS(20, 2, cpuid(1, 0)) == false);
 }
 
+static void xsetbv(u64 v) { __asm__ volatile("xsetbv" ::"c"(0), "a"((u32)v), "d"((u32)(v >> 32))); }
+static u64 xgetbv(void) { u32 lo, hi; __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0)); return (u64)hi << 32 | lo; }
+static void osxsave_on(void) { __asm__ volatile("movq %%cr4, %%rax; orq $0x40000, %%rax; movq %%rax, %%cr4" ::: "rax"); }
+
+static void test_xcr0(void) {
+  u64 xfam = field(0x1110000300000001ul);
+  check("XSETBV without CR4.OSXSAVE is #UD", FAULTS(6, 3, xsetbv(3)));
+  osxsave_on();
+  check("CPUID 1 shows OSXSAVE", cpuid(1, 0).ecx & BIT(27));
+  check("XSETBV beyond XFAM is #GP", FAULTS(13, 3, xsetbv(3 | (xfam & 4 ? BIT(17) : 4))));
+  check("XSETBV without x87 is #GP", FAULTS(13, 3, xsetbv(2)));
+  check("XSETBV within XFAM", !FAULTS(13, 3, xsetbv(3)));
+  equal("XCR0 is what was set", xgetbv(), 3);
+}
+
 static void test_registers(void) {
   static u8 data[64] __attribute__((aligned(64)));
   static const u8 after[8] = { 0xf5, 0x7b, 0xb7, 0xed, 0x82, 0xc6, 0xae, 0x4a }; // SHA-384 of 96 zero bytes
@@ -539,6 +554,11 @@ static void die(u32 mode) {
     join(1);
     break;
   case 8: accept(0xc0000000, 0); break;
+  case 12:                                                      // the second XSETBV is seen at the next exit
+    osxsave_on();
+    xsetbv(3);
+    xsetbv(7);
+    break;
   }
   put("FAIL survived\n");
 }
@@ -574,11 +594,12 @@ void payload(u32 index, u32 width, u64 hob) {
   }
   u32 mode = *(volatile u32 *)0xfffffff8;
   test_info(index);
-  if (mode >= 9) leak(mode);
+  if (mode >= 9 && mode < 12) leak(mode);
   else if (mode >= 2) die(mode);
   if (mode == 0) {
     test_hob(hob);
     test_tdcall();
+    test_xcr0();
     test_registers();
     test_report();
     test_cpuid();
