@@ -3,7 +3,7 @@
 // SHA-384 digests as a type that only this module makes, and the extend operation of measurement registers.
 
 import { createHash } from 'node:crypto';
-import { fromHex, toHex } from './bytes.js';
+import { fromHex } from './bytes.js';
 import { MeasureError } from './errors.js';
 
 declare const sha384Brand: unique symbol;
@@ -35,8 +35,4 @@ export const ZERO_SHA384: Sha384 = new Uint8Array(SHA384_BYTES) as Sha384;
 /** TDG.MR.RTMR.EXTEND: SHA-384(register || digest). */
 export function extend(register: Sha384, digest: Sha384): Sha384 {
   return sha384(register, digest);
-}
-
-export function sha384Hex(d: Sha384): string {
-  return toHex(d);
 }
