@@ -377,13 +377,15 @@ static int lookup_trusted(struct inode *dir, struct dentry *d, const struct trus
   u32 mode = types[t->kind];
   struct host_entry e = { 0 };
   if (t->kind == TRUSTED_FILE && t->has_meta) mode = S_IFREG | t->mode;
-  if (t->kind == TRUSTED_FILE && !t->has_meta) { // is it there at all, and may it be executed? Its size waits for its hash.
+  if (t->kind == TRUSTED_FILE && !t->has_meta) { // may it be executed? Its size waits for its hash.
     int err = lookup_path(hnode_of(dir), path, &e);
     if (!err && !S_ISREG(e.attr.mode)) err = -EACCES;
     if (err) {
       if (e.nodeid) hnode_forget_later(e.nodeid, 1);
+      bool none = err == -ENOENT || err == -ENOTDIR;
+      if (none) printk(LOG_ERROR, NOT_ON_HOST "\n", path);
       kfree(path);
-      return err == -ENOENT ? 0 : err;
+      return none ? -EIO : err;
     }
     mode = S_IFREG | (e.attr.mode & 0777);
   }

@@ -10,7 +10,7 @@ enum host_right {
   RIGHT_NONE,    // not in the policy: exists for nobody
   RIGHT_BELOW,   // a directory above something allowed
   RIGHT_ALLOWED, // the host's, as it is
-  RIGHT_TRUSTED, // known from the policy
+  RIGHT_TRUSTED, // known from the policy: the host cannot make it not exist
 };
 enum verify_state { VERIFY_NEW, VERIFY_BUSY, VERIFY_READY, VERIFY_BAD };
 
@@ -54,6 +54,7 @@ int hnode_resolve(struct hnode *h);                           // nodeid is known
 void hnode_attr(struct inode *i, const struct host_entry *e); // takes what the host says; i->lock held or i not yet visible
 int hostfs_refresh(struct inode *i, bool force);              // asks the host when its last answer is too old
 void hnode_log(struct hnode *h, enum log_level level, const char *format); // once per inode; one %s: the path
+#define NOT_ON_HOST "file:%s is in the manifest, but the host does not have it"
 void hnode_forget_later(u64 nodeid, u64 lookups);
 // hostfs_file.c
 extern const struct file_ops hostfs_file_ops;
