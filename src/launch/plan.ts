@@ -4,7 +4,7 @@
 // the manifest allows, and compiles the policy. Starts nothing.
 
 import { existsSync, readFileSync } from 'node:fs';
-import { basename, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import {
   cacheFileFor,
   compileManifest,
@@ -218,9 +218,4 @@ function memoryOf(manifest: Mutable): bigint | undefined {
     if (bytes !== undefined && bytes >= MIN_MEMORY_BYTES) return (bytes >> 21n) << 21n;
   }
   return undefined;
-}
-
-/** How the manifest of a run without one is called when it is kept. */
-export function defaultManifestName(app: string): string {
-  return `${basename(app)}.manifest.tdx`;
 }

@@ -139,7 +139,10 @@ function build(request: ZeroConfigRequest): ZeroConfig {
     },
     leaves,
     summary: summarize(request, entrypoint, single, found),
-    warnings: found.missing.map((name) => `${request.app} needs ${name}, which is not on this machine`),
+    warnings: [
+      ...found.missing.map((name) => `${request.app} needs ${name}, which is not on this machine`),
+      ...found.unreadable.map(({ folder, path }) => `${request.app} does not get ${folder}: you may not read ${path}`),
+    ],
   };
 }
 

@@ -90,7 +90,12 @@ export function autoManifest(request: AutoRequest): AutoManifest {
   ];
   return {
     template: lines.join('\n'),
-    warnings: found.missing.map((library) => `${request.app} needs ${library}, which is not on this machine`),
+    warnings: [
+      ...found.missing.map((library) => `${request.app} needs ${library}, which is not on this machine`),
+      ...found.unreadable.map(
+        ({ folder, reason, path }) => `${folder} (${reason}) is left out: you may not read ${path}`,
+      ),
+    ],
   };
 }
 

@@ -5,7 +5,17 @@
 // later by a name that it computed cannot be known here.
 
 import { execFileSync } from 'node:child_process';
-import { type BigIntStats, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import {
+  accessSync,
+  type BigIntStats,
+  constants,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  statSync,
+} from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Closure, findOnPath, type HostFile } from './closure.js';
 import { ManifestError } from './errors.js';
@@ -71,6 +81,8 @@ export interface Discovery {
   readonly files: readonly HostFile[];
   /** Libraries that something needs and this machine does not have. */
   readonly missing: readonly string[];
+  /** Folders that would be here if this user could read all of them: what cannot be read cannot be hashed. */
+  readonly unreadable: readonly { readonly folder: string; readonly reason: string; readonly path: string }[];
   /** The arguments that name files. */
   readonly argumentFiles: readonly string[];
   /** Whether one of those is a relative path: the program must then start in the same folder. */
@@ -119,6 +131,7 @@ export function discover(request: DiscoveryRequest): Discovery {
     folderLinks: trees.links,
     files: [...closure.files].filter(({ guest }) => !trees.covers(guest)),
     missing: [...closure.missing],
+    unreadable: trees.unreadable,
     argumentFiles: named.names,
     relativeArguments: named.relative,
   };
@@ -228,6 +241,7 @@ class Trees {
   readonly folders: NeededFolder[] = [];
   readonly files: { readonly path: string; readonly stat: BigIntStats }[] = [];
   readonly links: { readonly path: string; readonly target: string }[] = [];
+  readonly unreadable: { readonly folder: string; readonly reason: string; readonly path: string }[] = [];
 
   constructor(private readonly closure: Closure) {}
 
@@ -254,8 +268,17 @@ class Trees {
       return;
     }
     if (this.covers(directory)) return;
+    const before = [this.files.length, this.links.length] as const;
     this.folders.push({ path: directory, reason });
-    this.walk(directory);
+    try {
+      this.walk(directory);
+    } catch (error) {
+      const { code, path } = error as NodeJS.ErrnoException;
+      if (code !== 'EACCES') throw error;
+      this.folders.pop();
+      [this.files.length, this.links.length] = before;
+      this.unreadable.push({ folder: directory, reason, path: path ?? directory });
+    }
   }
 
   private walk(directory: string): void {
@@ -269,6 +292,7 @@ class Trees {
         if (!this.covers(target)) this.closure.addOptional(target, `behind the link ${path}`);
       } else if (entry.isFile()) {
         const stat = statSync(path, { bigint: true });
+        if ((stat.mode & 0o004n) === 0n) accessSync(path, constants.R_OK);
         this.files.push({ path, stat });
         if (/\.so(\.|$)/.test(entry.name)) this.closure.addNeededOf(path, stat);
       }

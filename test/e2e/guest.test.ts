@@ -18,6 +18,9 @@ const programs = existsSync(sources)
       .sort()
   : [];
 
+const asRoot = process.getuid?.() === 0;
+const ROOT_ONLY = /^ok (rights of others|chroot)\n/gm;
+
 describe.skipIf(programs.length === 0)('guest programs', () => {
   let scratch = '';
   beforeAll(() => {
@@ -46,11 +49,13 @@ describe.skipIf(programs.length === 0)('guest programs', () => {
       const here = await runHere(program, onFiles ? [emptyFolder('here')] : [], { env: {} });
       expect({ status: here.status, stdout: here.stdout, stderr: here.stderr }).toMatchObject({ status: 0 });
       const wanted = { status: here.status, stdout: here.stdout };
+      // Root in the machine; an ordinary user here skips what only root can do.
+      const comparable = (stdout: string) => (asRoot ? stdout : stdout.replace(ROOT_ONLY, ''));
       const tmpfs = await runVm(['-c', '2', program, ...(onFiles ? ['/tmp'] : [])]);
-      expect({ status: tmpfs.status, stdout: tmpfs.stdout }, tmpfs.stderr).toEqual(wanted);
+      expect({ status: tmpfs.status, stdout: comparable(tmpfs.stdout) }, tmpfs.stderr).toEqual(wanted);
       if (!onFiles) return;
       const mount = await runVm(['-c', '2', '-v', `${emptyFolder('mounted')}:/mnt:rw`, program, '/mnt']);
-      expect({ status: mount.status, stdout: mount.stdout }, mount.stderr).toEqual(wanted);
+      expect({ status: mount.status, stdout: comparable(mount.stdout) }, mount.stderr).toEqual(wanted);
     });
   }
 });

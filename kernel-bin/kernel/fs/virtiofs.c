@@ -29,19 +29,13 @@ struct call {
   u32 got;                           // bytes of the answer after its header, pages included
 };
 
-static int call(struct call *c, enum interrupt interrupt) {
+static int call_as(struct call *c, enum interrupt interrupt, u32 uid, u32 gid) {
   u8 in[sizeof(struct fuse_in_header) + ARG_MAX_BYTES];
   u8 small[sizeof(struct fuse_out_header) + OUT_SMALL_BYTES];
-  struct fuse_in_header h = { .opcode = c->opcode, .nodeid = c->nodeid };
+  struct fuse_in_header h = { .opcode = c->opcode, .nodeid = c->nodeid, .uid = uid, .gid = gid };
   struct fuse_out_header answer;
   u8 *out = small;
   ASSERT(c->arg_len <= ARG_MAX_BYTES);
-  // What is made belongs to who makes it. For everything else this kernel has checked the rights, and asks as root.
-  if (c->opcode == FUSE_CREATE || c->opcode == FUSE_MKDIR || c->opcode == FUSE_MKNOD || c->opcode == FUSE_SYMLINK) {
-    const struct cred *cred = cred_current();
-    h.uid = cred->fsuid;
-    h.gid = cred->fsgid;
-  }
   if (c->out_max > OUT_SMALL_BYTES && !(out = kmalloc(sizeof(answer) + c->out_max, 0))) return -ENOMEM;
   memcpy(in, &h, sizeof(h));
   if (c->arg_len) memcpy(in + sizeof(h), c->arg, c->arg_len);
@@ -66,6 +60,19 @@ static int call(struct call *c, enum interrupt interrupt) {
   }
 out:
   if (out != small) kfree(out);
+  return err;
+}
+
+static int call(struct call *c, enum interrupt interrupt) {
+  static bool one_user; // the daemon runs as an ordinary user and can become nobody else: all that is made is that user's
+  // What is made belongs to who makes it. For everything else this kernel has checked the rights, and asks as root.
+  bool makes = c->opcode == FUSE_CREATE || c->opcode == FUSE_MKDIR || c->opcode == FUSE_MKNOD || c->opcode == FUSE_SYMLINK;
+  const struct cred *cred = cred_current();
+  if (!makes || READ_ONCE(one_user) || !(cred->fsuid | cred->fsgid)) return call_as(c, interrupt, 0, 0);
+  int err = call_as(c, interrupt, cred->fsuid, cred->fsgid);
+  if (err != -EINVAL) return err; // setresuid's, for a user that the daemon's namespace does not have
+  err = call_as(c, interrupt, 0, 0);
+  if (!err) WRITE_ONCE(one_user, true);
   return err;
 }
 
