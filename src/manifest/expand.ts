@@ -93,10 +93,24 @@ export class FileList implements Iterable<ExpandedFile> {
     return 'names' in group ? group.prefix + group.names[index - group.start] : group.uri;
   }
 
-  /** Whether its hash is to be computed. */
-  isUnknown(index: number): boolean {
-    const group = this.#groupOf(index);
-    return 'names' in group || !isGiven(group);
+  /** The positions of the files whose hash is to be computed. */
+  unknown(): Uint32Array {
+    const indices = new Uint32Array(this.#length);
+    let count = 0;
+    for (const group of this.#groups) {
+      if (!('names' in group) && isGiven(group)) continue;
+      const end = group.start + ('names' in group ? group.names.length : 1);
+      for (let i = group.start; i < end; i += 1) indices[count++] = i;
+    }
+    return indices.subarray(0, count);
+  }
+
+  /** The URIs of the files from `start` on that lie in one folder, and are before `end`; at least one. */
+  uris(start: number, end: number): string[] {
+    const group = this.#groupOf(start);
+    if (!('names' in group)) return [group.uri];
+    const names = group.names.slice(start - group.start, end - group.start);
+    return (group.prefix + names.join(`\0${group.prefix}`)).split('\0');
   }
 
   /** Where the bytes of the files from `start` to before `end` are, joined by NUL bytes, which no path has. */

@@ -36,14 +36,16 @@ const SETTLED_NS = 2_000_000_000n;
 
 /**
  * Records of a 16-byte key, the value's length and the value, padded to whole words; found by an open hash table of their
- * offsets in words.
+ * offsets in words, where they are put when one is asked for.
  */
 class RecordStore {
   #bytes: Buffer;
   #words: Uint32Array;
   /** In words, as all offsets here. */
   #length = MAGIC.length / 4;
-  #slots: Uint32Array;
+  #slots = new Uint32Array(0);
+  /** Where the first record is that has no slot yet. */
+  #indexed = MAGIC.length / 4;
   count = 0;
   usedCount = 0;
 
@@ -51,16 +53,10 @@ class RecordStore {
   constructor(bytes: Buffer = Buffer.from(MAGIC)) {
     this.#bytes = bytes.byteOffset % 4 === 0 ? bytes : Buffer.from(new Uint8Array(bytes).buffer);
     this.#words = wordsOf(this.#bytes);
-    // Most records hold one digest; more slots come when they are needed.
-    const expected = this.#words.length / (HEAD_WORDS + DIGEST_BYTES / 4);
-    this.#slots = new Uint32Array(2 ** Math.max(10, Math.ceil(Math.log2(1.5 * expected + 1))));
     while (this.#length + HEAD_WORDS <= this.#words.length) {
       const valueBytes = this.#words[this.#length + KEY_WORDS] ?? 0;
       const end = this.#length + HEAD_WORDS + Math.ceil(valueBytes / 4);
       if (valueBytes >= USED || end > this.#words.length) break;
-      this.#makeRoom();
-      // A file of ours names no key twice.
-      this.#place(this.#length);
       this.count += 1;
       this.#length = end;
     }
@@ -68,6 +64,7 @@ class RecordStore {
 
   /** The value of the key at a position of `keys`, which counts as used from now on. */
   get(keys: Uint32Array, position: number): Buffer | undefined {
+    if (this.#indexed < this.#length || this.#slots.length === 0) this.#index();
     const at = this.#slots[this.#find(keys, KEY_WORDS * position)] ?? 0;
     if (at === 0) return undefined;
     this.#use(at);
@@ -93,15 +90,7 @@ class RecordStore {
     // Used from now on.
     words[at + KEY_WORDS] = value.length + USED;
     this.#bytes.set(value, 4 * (at + HEAD_WORDS));
-    this.#makeRoom();
-    const slot = this.#find(words, at);
-    const before = this.#slots[slot] ?? 0;
-    this.#slots[slot] = at;
-    if (before === 0) this.count += 1;
-    else if (this.#isUsed(before)) {
-      words[before + KEY_WORDS] = this.#valueBytes(before);
-      return;
-    }
+    this.count += 1;
     this.usedCount += 1;
   }
 
@@ -149,19 +138,30 @@ class RecordStore {
     }
   }
 
-  /** Puts a key that is not there yet into its slot. */
-  #place(at: number): void {
-    const mask = this.#slots.length - 1;
-    let slot = (this.#words[at] ?? 0) & mask;
-    while (this.#slots[slot] !== 0) slot = (slot + 1) & mask;
-    this.#slots[slot] = at;
+  /** Gives slots to the records that have none. */
+  #index(): void {
+    const wanted = 2 ** Math.max(10, Math.ceil(Math.log2(1.5 * this.count + 1)));
+    if (wanted > this.#slots.length) {
+      const old = this.#slots;
+      this.#slots = new Uint32Array(wanted);
+      for (const at of old) if (at !== 0) this.#slots[this.#find(this.#words, at)] = at;
+    }
+    while (this.#indexed < this.#length) {
+      const at = this.#indexed;
+      this.#indexed += HEAD_WORDS + Math.ceil(this.#valueBytes(at) / 4);
+      const slot = this.#find(this.#words, at);
+      const before = this.#slots[slot] ?? 0;
+      this.#slots[slot] = at;
+      if (before !== 0) this.#replace(before);
+    }
   }
 
-  #makeRoom(): void {
-    if ((this.count + 1) * 3 <= this.#slots.length * 2) return;
-    const old = this.#slots;
-    this.#slots = new Uint32Array(old.length * 2);
-    for (const offset of old) if (offset !== 0) this.#place(offset);
+  /** Counts a record no more, whose key has a later one. */
+  #replace(before: number): void {
+    this.count -= 1;
+    if (!this.#isUsed(before)) return;
+    this.#words[before + KEY_WORDS] = this.#valueBytes(before);
+    this.usedCount -= 1;
   }
 }
 

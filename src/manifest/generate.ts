@@ -16,11 +16,13 @@ import { parseUri } from './host-path.js';
 import { addLinks, refuseShadowed } from './mounted.js';
 import { type Rendered, renderTemplate } from './template.js';
 import {
+  isPlain,
   type Position,
   parseToml,
   type TomlTable,
   type TomlValue,
   toml,
+  writeListItem,
   writeString,
   writeTomlPieces,
 } from './toml.js';
@@ -97,7 +99,7 @@ export async function generateManifest(request: ManifestRequest): Promise<Genera
       : {}),
   });
   const all = request.tdx ? addLinks(table, found, folderLinks, request.chroot) : found;
-  const unknown = indicesToHash(all);
+  const unknown = all.unknown();
   const pathsOf = (start: number, end: number): string => {
     if (unknown.length === all.length) return all.paths(start, end);
     const indices = [...unknown.subarray(start, end)];
@@ -171,14 +173,6 @@ function tdxSection(table: TomlTable): TomlTable {
   return tdx;
 }
 
-/** The positions of the files whose hash is not given. */
-function indicesToHash(files: FileList): Uint32Array {
-  const indices = new Uint32Array(files.length);
-  let count = 0;
-  for (let i = 0; i < files.length; i += 1) if (files.isUnknown(i)) indices[count++] = i;
-  return indices.subarray(0, count);
-}
-
 /** One row per file, made when it is written: hashes stay packed until then. */
 function trustedRows(files: FileList, hashed: Uint32Array, digests: Digests, tdx: boolean): TomlValue {
   const hashedAt = new Uint32Array(files.length);
@@ -199,12 +193,37 @@ function trustedRows(files: FileList, hashed: Uint32Array, digests: Digests, tdx
       ['root', toml.string(digests.root(i))],
     ]);
   };
-  const lines = (index: number): string | undefined => {
-    if (!files.isUnknown(index)) return undefined;
-    const i = hashedAt[index] ?? 0;
-    const gramine = `uri = ${writeString(files.uri(index))}\nsha256 = "${digests.sha256(i)}"\n`;
-    if (!tdx) return gramine;
-    return `${gramine}size = ${digests.size(i)}\nmode = ${digests.mode(i)}\nroot = "${digests.root(i)}"\n`;
-  };
+  function* lines(path: string): Generator<string> {
+    const header = `[[${path}]]\n`;
+    for (let at = 0; at < files.length; ) {
+      const file = files.at(at);
+      if (file.as !== undefined || file.sha256 !== undefined) {
+        yield `\n${writeListItem(row(at), path)}`;
+        at += 1;
+        continue;
+      }
+      const uris = files.uris(at, Math.min(at + ROWS_AT_ONCE, files.length));
+      yield linesOf(uris, header, digests, hashedAt[at] ?? 0, tdx);
+      at += uris.length;
+    }
+  }
   return { kind: 'rows', count: files.length, row, lines };
+}
+
+const ROWS_AT_ONCE = 512;
+
+/** The rows of files whose digests follow one another. */
+function linesOf(uris: readonly string[], header: string, digests: Digests, first: number, tdx: boolean): string {
+  const plain = isPlain(uris.join(''));
+  const hex = digests.hex(first, first + uris.length);
+  const step = tdx ? 128 : 64;
+  let text = '';
+  for (let i = 0; i < uris.length; i += 1) {
+    const uri = plain ? `"${uris[i]}"` : writeString(uris[i] ?? '');
+    text += `\n${header}uri = ${uri}\nsha256 = "${hex.slice(step * i, step * i + 64)}"\n`;
+    if (!tdx) continue;
+    const root = hex.slice(step * i + 64, step * i + 128);
+    text += `size = ${digests.size(first + i)}\nmode = ${digests.mode(first + i)}\nroot = "${root}"\n`;
+  }
+  return text;
 }

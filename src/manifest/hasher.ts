@@ -39,6 +39,8 @@ export interface Digests {
   /** 64 hexadecimal digits. */
   sha256(index: number): string;
   root(index: number): string;
+  /** The digits of all digests of the files from `start` to before `end`: with a tree the root after each SHA-256. */
+  hex(start: number, end: number): string;
   size(index: number): number;
   /** Permission bits. */
   mode(index: number): number;
@@ -54,8 +56,8 @@ export interface Question {
   readonly paths: string;
   readonly hash: boolean;
   readonly tree: boolean;
-  /** Of the cache's entries for these digests. */
-  readonly kind: number;
+  /** Of the cache's entries for these digests; undefined where there is no cache, and no keys are wanted. */
+  readonly kind: number | undefined;
   /** Files changed after this are not to be remembered, nanoseconds. */
   readonly settledBefore: bigint;
 }
@@ -63,7 +65,7 @@ export interface Question {
 /** Facts of the first files of a question, as many as were done before it was time for an answer, or before one failed. */
 export interface Answer {
   readonly count: number;
-  /** Latin1, 16 characters per file: the key of its entry in the cache. */
+  /** Latin1, 16 characters per file: the key of its entry in the cache; empty where none are wanted. */
   readonly keys: string;
   readonly sizes: Float64Array;
   /** Permission bits. */
@@ -211,7 +213,7 @@ export function makeHasher(fs: typeof import('node:fs'), crypto: typeof import('
     const sizes = new Float64Array(names.length);
     const modes = new Uint16Array(names.length);
     const young: number[] = [];
-    const entryKind = BigInt(kind);
+    const entryKind = kind === undefined ? undefined : BigInt(kind);
     let keys = '';
     let failure: string | undefined;
     let count = 0;
@@ -224,7 +226,7 @@ export function makeHasher(fs: typeof import('node:fs'), crypto: typeof import('
           failure = stat === undefined ? 'changed' : 'irregular';
           break;
         }
-        keys += keyOf(entryKind, path, stat);
+        if (entryKind !== undefined) keys += keyOf(entryKind, path, stat);
         sizes[count] = Number(stat.size);
         modes[count] = Number(stat.mode) & 0o7777;
         if (hash) {
@@ -394,6 +396,9 @@ class HashRun implements Digests {
   root(index: number): string {
     return this.#digests.toString('hex', this.#stride * index + 32, this.#stride * index + 64);
   }
+  hex(start: number, end: number): string {
+    return this.#digests.toString('hex', this.#stride * start, this.#stride * end);
+  }
   size(index: number): number {
     return this.#sizes[index] ?? 0;
   }
@@ -457,7 +462,7 @@ class HashRun implements Digests {
 
   #question({ ranges, hash }: Batch): Question {
     const paths = ranges.map(({ start, end }) => this.pathsOf(start, end)).join('\0');
-    const kind = ENTRY_KINDS.indexOf(this.#kind);
+    const kind = this.#cache && ENTRY_KINDS.indexOf(this.#kind);
     return { paths, hash, tree: this.#tree, kind, settledBefore: this.#settledBefore };
   }
 
@@ -472,7 +477,7 @@ class HashRun implements Digests {
   }
 
   #take({ ranges, hash }: Batch, { count, keys: keyText, sizes, modes, young, digests: text, failure }: Answer): void {
-    const keys = keysOf(this.#cache === undefined ? '' : keyText);
+    const keys = keysOf(keyText);
     const digests = Buffer.from(text, 'latin1');
     if (hash) this.#cache?.putAll(keys, digests, count, new Set(young));
     let from = 0;

@@ -32,8 +32,8 @@ export interface TomlRows {
   readonly at?: Position;
   readonly count: number;
   readonly row: (index: number) => TomlTable;
-  /** The text of a row in a list of its own lines, if that is known without making the table. */
-  readonly lines?: (index: number) => string | undefined;
+  /** The text of all rows as a list of tables at a path, in pieces: each row after an empty line. */
+  readonly lines?: (path: string) => Iterable<string>;
 }
 
 export interface TomlTable {
@@ -407,23 +407,27 @@ function* chunks(table: TomlTable, name: string, inList: boolean): Generator<str
   }
   for (const [key, value, list] of tables) {
     const path = name === '' ? writeKey(key) : `${name}.${writeKey(key)}`;
-    // Pieces of some size: handing over each line of a million costs more than making it.
-    let text = '';
-    for (let i = 0; i < tableCount(value); i += 1) {
-      if (yielded) text += '\n';
-      yielded = true;
-      const lines = value.kind === 'rows' ? value.lines?.(i) : undefined;
-      if (lines !== undefined) text += `[[${path}]]\n${lines}`;
-      if (lines === undefined || text.length >= PIECE_CHARS) {
-        if (text !== '') yield text;
-        text = '';
+    if (value.kind === 'rows' && value.lines !== undefined) {
+      let first = !yielded;
+      for (const piece of value.lines(path)) {
+        yield first ? piece.slice(1) : piece;
+        first = false;
       }
-      if (lines === undefined) yield* chunks(tableAt(value, i), path, list);
+      yielded = true;
+      continue;
     }
-    if (text !== '') yield text;
+    for (let i = 0; i < tableCount(value); i += 1) {
+      if (yielded) yield '\n';
+      yielded = true;
+      yield* chunks(tableAt(value, i), path, list);
+    }
   }
 }
-const PIECE_CHARS = 1 << 16;
+
+/** The lines of a table in a list. */
+export function writeListItem(table: TomlTable, path: string): string {
+  return [...chunks(table, path, true)].join('');
+}
 
 function tableCount(value: TomlValue): number {
   return value.kind === 'array' ? value.items.length : value.kind === 'rows' ? value.count : 1;
@@ -490,10 +494,14 @@ const SHORT_ESCAPES: Readonly<Record<string, string>> = {
   '\\': '\\\\',
 };
 
+/** Whether a text can be written as it is between quotes: most can. */
+export function isPlain(s: string): boolean {
+  return !/[\0-\x08\n-\x1f"\\\x7f]/.test(s);
+}
+
 /** A text as tomli_w writes it. */
 export function writeString(s: string): string {
-  // Most need no escape.
-  if (!/[\0-\x08\n-\x1f"\\\x7f]/.test(s)) return `"${s}"`;
+  if (isPlain(s)) return `"${s}"`;
   const body = s.replace(
     /[\0-\x08\n-\x1f"\\\x7f]/g,
     (c) => SHORT_ESCAPES[c] ?? `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+import * as crypto from 'node:crypto';
 import { createHash } from 'node:crypto';
+import * as fs from 'node:fs';
 import {
   appendFileSync,
   mkdirSync,
@@ -15,7 +17,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FileCache } from '../../src/manifest/file-cache.js';
 import { HashTreeBuilder } from '../../src/manifest/hash-tree.js';
-import { type HashOptions, hashFileNow, hashFiles } from '../../src/manifest/hasher.js';
+import { type HashOptions, hashFileNow, hashFiles, makeHasher, type Question } from '../../src/manifest/hasher.js';
 
 const work = mkdtempSync(join(tmpdir(), 'gt-hash-'));
 afterAll(() => rmSync(work, { recursive: true }));
@@ -73,6 +75,78 @@ describe('hashFiles', () => {
       change();
       expect(() => hashFileNow(path, before)).toThrow(/changed while it was read/);
     }
+  });
+
+  describe('looks at a file', () => {
+    const path = join(work, 'watched');
+    const ask = (settledBefore: bigint): Question => ({
+      paths: path,
+      hash: true,
+      tree: false,
+      kind: undefined,
+      settledBefore,
+    });
+    /** Hashes the file, which `change` meets after each read of some of it; how often it was looked at. */
+    const watch = (settledBefore: bigint, change: () => void = () => {}, type = 0xef53) => {
+      let looks = 0;
+      const watched = {
+        ...fs,
+        readSync: (...args: Parameters<typeof fs.readSync>) => {
+          const count = fs.readSync(...args);
+          if (count > 1) change();
+          return count;
+        },
+        fstatSync: (...args: [number, { bigint: true }]) => {
+          looks += 1;
+          return fs.fstatSync(...args);
+        },
+        statfsSync: () => ({ type }),
+      } as unknown as typeof fs;
+      const { digests, failure } = makeHasher(watched, crypto, 1 << 20).answer(ask(settledBefore));
+      return { looks, failure, sha256: failure ?? Buffer.from(digests, 'latin1').toString('hex') };
+    };
+    const changedAt = () => statSync(path, { bigint: true }).ctimeNs;
+    const sha256 = (text: string | Buffer) => createHash('sha256').update(text).digest('hex');
+    /** Changes the file without changing its size, until its time tells. */
+    const rewrite = () => {
+      for (const before = changedAt(); changedAt() === before; ) writeFileSync(path, 'later!', { flag: 'r+' });
+    };
+
+    it.each([
+      ['once, when it was changed long ago', 1n, 0xef53, 1],
+      ['twice, when it was changed just now', 0n, 0xef53, 2],
+      ['twice, on a file server, whose clock may be behind', 1n, 0x6969, 2],
+    ])('%s', (_how, later, type, looks) => {
+      writeFileSync(path, 'before');
+      const settledBefore = changedAt() + later;
+      expect(watch(settledBefore, undefined, type)).toEqual({ looks, failure: undefined, sha256: sha256('before') });
+    });
+
+    it.each([
+      ['rewritten', rewrite],
+      ['longer', () => appendFileSync(path, ' and after')],
+      ['shorter', () => fs.truncateSync(path, 3)],
+    ])('and refuses one that is %s while it is read', (_how, change) => {
+      for (const [later, type] of [
+        [1n, 0xef53],
+        [0n, 0xef53],
+        [1n, 0x6969],
+      ] as const) {
+        writeFileSync(path, 'before');
+        let reads = 0;
+        const { failure, sha256: found } = watch(changedAt() + later, () => reads++ < 2 && change(), type);
+        // A change before the first look is no change while it is read: then the file is read again, and changes again.
+        expect([failure, found]).toEqual(['changed', 'changed']);
+      }
+    });
+
+    it('and refuses a large one that changes', () => {
+      writeFileSync(path, content(300_000));
+      const settled = changedAt() + 1n;
+      expect(watch(settled)).toMatchObject({ looks: 2, sha256: sha256(content(300_000)) });
+      let reads = 0;
+      expect(watch(settled, () => reads++ === 1 && appendFileSync(path, '.'))).toMatchObject({ failure: 'changed' });
+    });
   });
 
   it('asks the cache by every part of a file’s status', async () => {
