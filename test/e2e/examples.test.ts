@@ -13,6 +13,7 @@ const NEEDS: Readonly<Record<string, readonly string[]>> = {
   sqlite: ['/usr/bin/sqlite3'],
   python: ['/usr/bin/python3'],
   busybox: ['/bin/busybox'],
+  nginx: ['/usr/sbin/nginx', '/usr/bin/python3'],
 };
 /** Has no counterpart on plain Linux, and a test of its own. */
 const APART = ['attested-redis'];
