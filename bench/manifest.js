@@ -52,7 +52,8 @@ function measure(name, [command, ...args]) {
   const out = join(cache, 'time');
   const result = spawnSync('/usr/bin/time', ['-f', '%e %U %S %M', '-o', out, command, ...args], {
     stdio: ['ignore', 'ignore', 'inherit'],
-    env: { ...process.env, XDG_CACHE_HOME: cache },
+    // With NODE_EXTRA_CA_CERTS every Node reads a list of certificates as it starts.
+    env: { ...process.env, NODE_EXTRA_CA_CERTS: '', XDG_CACHE_HOME: cache },
   });
   if (result.status !== 0) throw new Error(`${name} failed with status ${result.status}`);
   const [wall, user, system, rss] = readFileSync(out, 'utf8').trim().split(' ').map(Number);
