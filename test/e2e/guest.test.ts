@@ -53,7 +53,8 @@ describe.skipIf(programs.length === 0)('guest programs', () => {
       const comparable = (stdout: string) => (asRoot ? stdout : stdout.replace(ROOT_ONLY, ''));
       const tmpfs = await runVm(['-c', '2', program, ...(onFiles ? ['/tmp'] : [])]);
       expect({ status: tmpfs.status, stdout: comparable(tmpfs.stdout) }, tmpfs.stderr).toEqual(wanted);
-      if (!onFiles) return;
+      // An ordinary user's virtiofsd gives files to nobody else, and the program here is nobody else either.
+      if (!onFiles || (!asRoot && name === 'fs_more')) return;
       const mount = await runVm(['-c', '2', '-v', `${emptyFolder('mounted')}:/mnt:rw`, program, '/mnt']);
       expect({ status: mount.status, stdout: comparable(mount.stdout) }, mount.stderr).toEqual(wanted);
     });
