@@ -222,7 +222,7 @@ static int rename_check(struct walk *wf, struct walk *wt, struct dentry *o, stru
   if (dentry_is_below(wt->cur.dentry, o)) return -EINVAL;
   if (v && dentry_is_below(wf->cur.dentry, n)) return exchange ? -EINVAL : -ENOTEMPTY;
   if (from->super->flags & SUPER_RDONLY) return -EROFS;
-  if (i == v && !exchange) return 1; // two names of one file: nothing happens
+  if (i == v) return 1; // two names of one file, or one name: nothing happens, nor is there anything to exchange
   if ((r = inode_permission(from, MAY_WRITE | MAY_EXEC)) || (r = inode_permission(to, MAY_WRITE | MAY_EXEC))) return r;
   if ((r = inode_check_sticky(from, i))) return r;
   if (v && (r = inode_check_sticky(to, v))) return r;

@@ -144,6 +144,8 @@ static void test_rename(void) {
   snprintf(want, sizeof want, "%.500s/d4", work_dir);
   CHECK(getcwd(buf, sizeof buf) && !strcmp(buf, want) && chdir("..") == 0);
   CHECK(stat("d2", &st) == 0 && stat("plain", &st2) == 0);
+  for (int i = 0; i < 3; i++) CHECK(renameat2(AT_FDCWD, "plain", AT_FDCWD, "plain", RENAME_EXCHANGE) == 0); // with itself
+  CHECK(file_is("plain", "n") && stat("./plain", &st2) == 0);
   int r = renameat2(AT_FDCWD, "d2", AT_FDCWD, "plain", RENAME_EXCHANGE);
   if (r == 0) {
     CHECK(stat("plain", &st2) == 0 && st2.st_ino == st.st_ino && file_is("d2", "n"));
