@@ -242,7 +242,6 @@ out:
 static void rx_irq(struct virtq *q, void *arg) {
   struct port *p = arg;
   u64 flags = spin_lock_irqsave(&p->lock);
-  if (!p->rx) p->rx = q; // an interrupt before virtq_create returned
   rx_collect_locked(p);
   spin_unlock_irqrestore(&p->lock, flags);
   if (p->id == CONSOLE_OUT) deliver(p);

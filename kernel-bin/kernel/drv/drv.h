@@ -11,7 +11,6 @@
 // --- virtqueues (virtio 1.2, split rings, EVENT_IDX, MSI-X vector per queue)
 struct virtq;
 struct pci_dev;
-#define VIRTIO_MAX_QUEUES 10 // a driver here uses queues 0..9 at most
 struct virtio_dev {
   struct host_mmio common, notify, config; // config.len_bytes 0: the device has no configuration space
   u32 notify_mult, device_id, slot;
@@ -21,7 +20,7 @@ struct virtio_dev {
   void (*on_broken)(struct virtio_dev *d); // the driver's, NULL: called once from a kernel thread after the lie, with the
                                            // device reset; virtq_drain then gives back what was queued
   struct pci_dev *pci;                     // below: virtio.c's and virtqueue.c's
-  struct virtq *queues[VIRTIO_MAX_QUEUES];
+  bool started;                            // DRIVER_OK; an interrupt before it is a lie and not handed on
   struct work broken_work;
 };
 // One piece of a request: in shared memory. dev_writes: the device fills it.

@@ -111,14 +111,13 @@ static int negotiate(struct virtio_dev *d, u64 wanted) {
 
 static void queue_irq(void *arg) {
   struct virtq *q = arg;
-  q->irq(q, q->arg);
+  if (READ_ONCE(q->dev->started)) q->irq(q, q->arg); // the driver may not even know its queue yet
 }
 
 struct virtq *virtq_create(struct virtio_dev *d, u16 index, u16 max_size, void (*irq)(struct virtq *q, void *arg), void *arg,
                            u32 cpu) {
   u16 limit, notify, size = 1;
   struct virtq *q = NULL;
-  if (index >= VIRTIO_MAX_QUEUES) return NULL;
   host_mmio_write16(&d->common, CFG_QUEUE_SELECT, index);
   if (!host_range16(host_mmio_read16(&d->common, CFG_QUEUE_SIZE), 1, 32768, &limit)) return NULL;
   if (!host_range16(host_mmio_read16(&d->common, CFG_QUEUE_NOTIFY_OFF), 0, 0x7fff, &notify)) return NULL;
@@ -147,11 +146,11 @@ struct virtq *virtq_create(struct virtio_dev *d, u16 index, u16 max_size, void (
   host_mmio_write64(&d->common, CFG_QUEUE_DRIVER, q->ring.phys + q->avail_off);
   host_mmio_write64(&d->common, CFG_QUEUE_DEVICE, q->ring.phys + q->used_off);
   host_mmio_write16(&d->common, CFG_QUEUE_ENABLE, 1);
-  d->queues[index] = q;
   return q;
 }
 
 int virtio_start(struct virtio_dev *d) {
+  WRITE_ONCE(d->started, true);
   status_set(d, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK);
   return 0;
 }

@@ -268,7 +268,7 @@ function judge(late, said, log, program) {
   if (/^sim\.secret=in /m.test(said)) return [false, 'the secret leaked'];
   if (!late && !/^sim\.secret=not found/m.test(said)) return [false, 'nobody looked for the secret'];
   if (/CORRUPT/.test(all)) return [false, 'the program saw memory that it had not written'];
-  if (/assertion failed|stack smashed/.test(all)) return [false, 'an assertion saw the host'];
+  if (/assertion failed|stack smashed|panic: #(?!VE)/.test(all)) return [false, 'an assertion saw the host'];
   if (/^(sim|liar)\.bug=/m.test(said)) return [false, 'the simulator failed'];
   if (late) return [false, 'hang'];
   if (stop !== undefined) {

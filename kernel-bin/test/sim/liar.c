@@ -552,12 +552,14 @@ static void vsock_flush(struct device *d) {
     if (chain_room(&c) < sizeof(queue[0])) guest_failed("the guest gave too small a buffer");
     struct vsock_hdr *h = &queue[queue_first % ARRAY_SIZE(queue)].h;
     uint32_t n = (uint32_t)sizeof(*h) + h->len;
-    bool twice = lie(VSOCK_TWICE);
+    struct vsock_hdr other = *h;
+    bool again = lie(VSOCK_TWICE), wrong = lie(VSOCK_HEADER); // the right one comes after a wrong one
+    if (wrong && draw() & 1) scribble(h, sizeof(*h));
+    else if (wrong) h->len = (uint32_t)wild();
     if (lie(VSOCK_CREDIT)) *(draw() & 1 ? &h->buf_alloc : &h->fwd_cnt) = (uint32_t)wild();
-    if (lie(VSOCK_HEADER)) scribble(h, sizeof(*h));
-    if (lie(VSOCK_HEADER)) h->len = (uint32_t)wild();
     chain_give(d, 0, &c, h, n);
-    if (!twice) queue_first++;
+    *h = other;
+    if (!again && !wrong) queue_first++;
   }
 }
 
