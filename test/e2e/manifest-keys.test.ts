@@ -14,6 +14,7 @@ import {
   readFileSync,
   realpathSync,
   rmSync,
+  symlinkSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
@@ -201,10 +202,13 @@ tdx.file_check_policy = "allow_all_but_log"
   });
 
   it('lets the command line in where the manifest says so', async () => {
+    // As on a host with systemd-resolved: a link that leads nowhere here. The guest gets a file in its place.
+    mkdirSync(join(work, 'etc'));
+    symlinkSync('../run/systemd/resolve/stub-resolv.conf', join(work, 'etc/resolv.conf'));
     writeManifest(
       'open',
       '/facts',
-      '',
+      `  { path = "/etc", uri = "file:${work}/etc" },\n`,
       `fs.root.type = "tmpfs"
 loader.insecure__use_cmdline_argv = true
 loader.insecure__use_host_env = true
@@ -212,6 +216,7 @@ sgx.allowed_files = ["file:${data}/allowed"]
 sgx.file_check_policy = "allow_all_but_log"
 tdx.enclave_size = "320M"
 tdx.read_only = ["/data"]
+sys.enable_extra_runtime_domain_names_conf = true
 `,
       'sgx',
     );
@@ -223,6 +228,7 @@ tdx.read_only = ["/data"]
       unmentioned: 'unmentioned|',
       allowed: 'allowed|',
       'allowed, written': 'Read-only file system',
+      resolver: set.resolver,
       memory: '320 MiB',
       'trusted time': String(SOME_TIME),
     });

@@ -107,15 +107,21 @@ static int find_or_make(const char *path, u32 mode, struct path *out) {
     int r = 0;
     if (!is_err(d) && d->inode && S_ISLNK(d->inode->mode) && !d->mounted) { // continue at its target
       char *prefix = kmalloc((size_t)(name - path) + len + 1, 0);
-      dentry_put(d);
-      path_put(&cur);
-      if (!prefix) return -ENOMEM;
-      memcpy(prefix, path, (size_t)(name - path) + len);
-      prefix[(size_t)(name - path) + len] = 0;
-      r = path_lookup(AT_FDCWD, prefix, LOOKUP_FOLLOW, &cur);
+      struct path target;
+      if (prefix) {
+        memcpy(prefix, path, (size_t)(name - path) + len);
+        prefix[(size_t)(name - path) + len] = 0;
+      }
+      r = prefix ? path_lookup(AT_FDCWD, prefix, LOOKUP_FOLLOW, &target) : -ENOMEM;
       kfree(prefix);
-      if (r) return r;
-      continue;
+      if (!r || *p) {
+        dentry_put(d);
+        path_put(&cur);
+        if (r) return r;
+        cur = target;
+        continue;
+      }
+      r = 0; // nowhere to be seen: the mount covers the link itself (/etc/resolv.conf of a host with systemd-resolved)
     }
     if (!is_err(d) && !d->inode && (dir->super->flags & SUPER_STORAGE)) {
       dentry_put(d);

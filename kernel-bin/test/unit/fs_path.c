@@ -156,6 +156,16 @@ static bool take_name(struct dirent_sink *s, const char *name, size_t len, u64 i
   return true;
 }
 
+static struct super *file_super(void) { // a mount whose root is a file
+  struct super *s = tmpfs_create(0, 0755);
+  struct inode *i = inode_create(s, S_IFREG | 0444);
+  i->ops = &special_ops;
+  i->fops = &pagecache_file_ops;
+  inode_put(s->root->inode);
+  s->root->inode = i;
+  return s;
+}
+
 static void test_mounts(void) {
   struct kstat st;
   struct super *s = super_create("empty", SUPER_RDONLY);
@@ -165,19 +175,21 @@ static void test_mounts(void) {
   dentry_create_root(s, i);
   CHECK(mount_add("/mnt/empty", s, 0, "empty") == 0);
   CHECK(mount_add("/mnt/empty/x/y", tmpfs_create(0, 0755), 0, NULL) == 0);
-  struct super *one = tmpfs_create(0, 0755); // a mount whose root is a file
-  struct inode *fi = inode_create(one, S_IFREG | 0444);
-  fi->ops = &special_ops;
-  fi->fops = &pagecache_file_ops;
-  inode_put(one->root->inode);
-  one->root->inode = fi;
-  CHECK(mount_add("/mnt/empty/one", one, 0, NULL) == 0);
+  CHECK(mount_add("/mnt/empty/one", file_super(), 0, NULL) == 0);
   CHECK(mock_stat("/mnt/empty/x/y", true, &st) == 0 && st.dev != s->dev && mock_stat("/mnt/empty/one", true, &st) == 0 && S_ISREG(st.mode));
   CHECK(mock_stat("/mnt/empty/none", true, &st) == -ENOENT && mock_stat("/mnt/empty/x/none", true, &st) == -ENOENT);
   CHECK(mock_open("/mnt/empty/new", O_CREAT | O_WRONLY, 0600) == -EROFS && fs_mkdir(AT_FDCWD, "/mnt/empty/x/new", 0700) == -EROFS);
   CHECK(fs_mkdir(AT_FDCWD, "/mnt/empty/x/y/new", 0700) == 0 && mock_chdir("/mnt/empty/x/y/new") == 0 && !strcmp(mock_cwd(), "/mnt/empty/x/y/new"));
   CHECK(mock_chdir("../../..") == 0 && !strcmp(mock_cwd(), "/mnt/empty") && mock_chdir("/") == 0);
   CHECK(fs_rmdir(AT_FDCWD, "/mnt/empty/x") == -EBUSY && fs_unlink(AT_FDCWD, "/mnt/empty/one") == -EBUSY);
+  struct super *cover = file_super();
+  // A mount at a link goes where the link leads; at one that leads nowhere, it covers the link.
+  CHECK(fs_symlink("to", AT_FDCWD, "/link") == 0 && mock_open("/to", O_CREAT | O_WRONLY, 0600) == 0 && mount_add("/link", file_super(), 0, NULL) == 0);
+  CHECK(mock_stat("/to", true, &st) == 0 && st.mode == (S_IFREG | 0444) && mock_stat("/link", false, &st) == 0 && S_ISLNK(st.mode));
+  CHECK(fs_symlink("../nowhere/to", AT_FDCWD, "/lost") == 0 && mock_stat("/lost", true, &st) == -ENOENT);
+  CHECK(mount_add("/lost/below", cover, 0, NULL) == -ENOENT && mount_add("/lost", cover, 0, NULL) == 0);
+  CHECK(mock_stat("/lost", true, &st) == 0 && st.mode == (S_IFREG | 0444) && mock_stat("/lost", false, &st) == 0 && S_ISREG(st.mode));
+  CHECK(fs_unlink(AT_FDCWD, "/lost") == -EBUSY);
   struct file *f = path_open(AT_FDCWD, "/mnt/empty", O_RDONLY | O_DIRECTORY, 0);
   struct names n = { .sink = { take_name } };
   u64 pos = 0;
