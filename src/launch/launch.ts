@@ -453,7 +453,7 @@ async function chooseMachine(request: LaunchRequest, plan: Plan): Promise<Chosen
 
 function tdMachine(wanted: Extract<MachineRequest, { kind: 'td' }>, plan: Plan): Extract<Machine, { kind: 'td' }> {
   const { identity, quotes } = wanted;
-  return { kind: 'td', identity, quotes: chooseQuoteService(quotes, plan.policy.attestation) };
+  return { kind: 'td', identity, quotes: chooseQuoteService(quotes, plan.needsQuotes) };
 }
 
 function machineSpec(

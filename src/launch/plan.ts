@@ -35,6 +35,8 @@ export interface PlanRequest {
 }
 
 export interface Plan {
+  /** The user's manifest asks for quotes: a host that cannot make them will not do. */
+  readonly needsQuotes: boolean;
   /** The manifest as a table: what --save-manifest writes. */
   readonly manifest: unknown;
   readonly policy: Policy;
@@ -68,6 +70,7 @@ function planWithout(request: PlanRequest): Plan {
   });
   const policy = asLaunchError(() => compilePolicy(manifest), 'the manifest made for this run');
   return {
+    needsQuotes: false,
     manifest,
     policy,
     invocation: { argv: [], env: [] },
@@ -88,6 +91,7 @@ function planWith(request: PlanRequest, path: string): Plan {
   refuseUnlistedPorts(manifest, policy, request, path);
   const cache = new FileCache(cacheFileFor(`launch ${resolve(path)}`));
   return {
+    needsQuotes: policy.attestation === 'dcap',
     manifest,
     policy,
     invocation: { argv: argumentsFor(policy, request, path), env: environmentFor(policy, request, path) },

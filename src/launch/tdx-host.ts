@@ -67,15 +67,10 @@ export function tdxObstacles(facts: TdxHostFacts): string[] {
 }
 
 /** The service that a run uses; undefined: none, so that asking for a quote fails in the guest. */
-export function chooseQuoteService(
-  wanted: QuoteAddress | 'auto' | 'none',
-  attestation: 'none' | 'dcap',
-): QuoteAddress | undefined {
+export function chooseQuoteService(wanted: QuoteAddress | 'auto' | 'none', needed: boolean): QuoteAddress | undefined {
   if (wanted === 'none') return undefined;
   if (wanted !== 'auto') return wanted;
-  return attestation === 'dcap' || existsSync(DEFAULT_QGS_SOCKET)
-    ? { type: 'unix', path: DEFAULT_QGS_SOCKET }
-    : undefined;
+  return needed || existsSync(DEFAULT_QGS_SOCKET) ? { type: 'unix', path: DEFAULT_QGS_SOCKET } : undefined;
 }
 
 export function readTdxHostFacts(knowledge: HostKnowledge, quotes: QuoteAddress | undefined): TdxHostFacts {

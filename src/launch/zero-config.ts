@@ -57,6 +57,7 @@ export interface ManifestObject {
   };
   readonly sys: object;
   readonly tdx: {
+    readonly remote_attestation: 'dcap';
     readonly allowed_files: readonly string[];
     readonly read_only: readonly string[];
     readonly net: { readonly publish: readonly string[]; readonly outbound: readonly string[] };
@@ -128,6 +129,7 @@ function build(request: ZeroConfigRequest): ZeroConfig {
         enable_sigterm_injection: true,
       },
       tdx: {
+        remote_attestation: 'dcap', // /dev/attestation is whole; a host without a quoting service still runs it
         allowed_files: request.volumes.map(({ host }) => `file:${host}`),
         read_only: request.volumes.filter(({ writable }) => !writable).map(({ guest }) => guest),
         net: {

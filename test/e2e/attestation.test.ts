@@ -23,6 +23,7 @@ import { type Outcome, Running, root } from './machine.js';
 const work = realpathSync(mkdtempSync(join(tmpdir(), 'gt-attestation-')));
 const out = (name: string) => readFileSync(join(work, 'out', name));
 const simulator = process.env.GRAMINE_TDX_SIMULATOR ?? join(root, 'kernel-bin/build/tdxsim.bin');
+const kernel = process.env.GRAMINE_TDX_KERNEL ?? join(root, 'kernel-bin/build/kernel.bfv');
 const canRun = existsSync('/bin/busybox');
 const KEY = '00112233445566778899aabbccddeeff';
 
@@ -53,7 +54,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(work, { recursive: true, force: true }));
 
-async function run(mode: readonly string[], app: 'dcap' | 'none', script: string): Promise<Outcome> {
+async function run(mode: readonly string[], app: 'dcap' | 'none' | 'busybox', script: string): Promise<Outcome> {
   const [name = '', ...options] = mode;
   const words = [join(root, 'dist/cli', `${name}.js`), ...options, '-q', '-m', '256M', app, 'sh', '-c', script];
   const running = new Running(spawn(process.execPath, words, { cwd: work }));
@@ -161,6 +162,18 @@ describe.skipIf(!canRun || !existsSync(simulator))('a simulated TD', { timeout: 
     expect(good.status, good.stdout + good.stderr).toBe(0);
     expect(verify('quote', '--collateral', 'collateral', ...nonce).status).toBe(1);
     expect(verify('quote', ...trusting, '--report-data', '00').status).toBe(1);
+  });
+
+  it('without a manifest has quotes that are what was measured beforehand', async () => {
+    const script = `${cd} cat attestation_type; printf nonce > user_report_data; cat quote > /out/free`;
+    const options = ['-m', '256M', '-c', '1', '-v', 'out:/out:rw', '--kernel', kernel];
+    const measured = [...options, '--json', 'free.json', 'busybox', '--', 'sh', '-c', script];
+    execFileSync(process.execPath, [join(root, 'dist/cli/gramine-tdx-measure.js'), ...measured], { cwd: work, stdio: 'ignore' });
+    const { stdout, status } = await run([...TD, '-c', '1', '-v', 'out:/out:rw'], 'busybox', script);
+    expect({ stdout, status }).toEqual({ stdout: 'dcap-simulated', status: 0 });
+    const nonce = ['--report-data', Buffer.from('nonce').toString('hex')];
+    const good = verify('free', ...trusting, ...nonce, '--reference', 'free.json');
+    expect(good.status, good.stdout + good.stderr).toBe(0);
   });
 
   it('answers many processes at once, each with its own report data', async () => {
