@@ -14,8 +14,11 @@
 #define MAX_SOCKETS 1024
 #define PEERS 256 // addresses that a published port may answer, the latest ones
 #define RECEIVES_PER_TURN 32
+#define ALIASES 4 // of a socket, the latest ones
 
-struct udp { struct source source; bool used, attached; uint32_t id; int fd; int family; uint16_t port; struct udp_pub *pub; };
+// An address that the guest knows by another (10.0.2.2, 10.0.2.3): what comes from there must come from whom it asked.
+struct alias { struct wire_addr said, real; };
+struct udp { struct source source; bool used, attached; uint32_t id; int fd; int family; uint16_t port; struct udp_pub *pub; struct alias alias[ALIASES]; unsigned next_alias; };
 struct udp_pub { struct udp_pub *next; int fd, family; uint16_t guest_port; struct udp *user; struct wire_addr peer[PEERS]; unsigned next_peer; };
 static struct udp sockets[MAX_SOCKETS];
 static struct udp_pub *pubs;
@@ -34,6 +37,21 @@ static bool peer_known(const struct udp_pub *p, const struct wire_addr *a) {
   return false;
 }
 
+static void alias_remember(struct udp *u, const struct wire_addr *said, const struct wire_addr *real) {
+  if (said->family != 4 || !memcmp(said, real, sizeof(*said))) return;
+  for (unsigned i = 0; i < ALIASES; i++)
+    if (!memcmp(&u->alias[i].said, said, sizeof(*said)) && !memcmp(&u->alias[i].real, real, sizeof(*real))) return;
+  u->alias[u->next_alias++ % ALIASES] = (struct alias){ *said, *real };
+}
+
+static void alias_restore(const struct udp *u, struct wire_addr *remote) {
+  for (unsigned i = 0; i < ALIASES; i++) {
+    if (!u->alias[i].said.family || memcmp(&u->alias[i].real, remote, sizeof(*remote))) continue;
+    *remote = u->alias[i].said;
+    return;
+  }
+}
+
 static void report_errors(struct udp *u) {
   char control[512];
   struct sockaddr_storage ss;
@@ -46,6 +64,7 @@ static void report_errors(struct udp *u) {
       memcpy(&e, CMSG_DATA(c), sizeof(e));
       struct wire_udp_error w = { { sizeof(w), WIRE_UDP_ERROR, 0, u->id }, { 0 }, e.ee_errno };
       addr_from_sockaddr(&w.remote, &ss);
+      alias_restore(u, &w.remote);
       dgram_to_guest(&w, sizeof(w), NULL, 0);
     }
     m.msg_namelen = sizeof(ss);
@@ -67,6 +86,7 @@ static void udp_ready(struct source *s, uint32_t events) {
     addr_from_sockaddr(&m.remote, &ss);
     m.local = (struct wire_addr){ .family = m.remote.family, .port = u->port };
     if (u->pub && !peer_known(u->pub, &m.remote)) u->pub->peer[u->pub->next_peer++ % PEERS] = m.remote;
+    alias_restore(u, &m.remote);
     dgram_to_guest(&m, sizeof(m), buf, (size_t)n);
   }
 }
@@ -123,6 +143,7 @@ void udp_send(uint32_t id, const struct wire_addr *remote, const void *data, siz
         loop_add(u->fd, EPOLLIN, &u->source);
       }
     }
+    alias_remember(u, remote, &real);
     if (u->fd < 0 || u->family != ss.ss_family) err = ENETUNREACH; // one host socket, of the first destination's family
     else if (sendto(u->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL, (void *)&ss, alen) < 0 && errno != EAGAIN) err = errno;
   }

@@ -107,7 +107,7 @@ const OTHER_TESTS: Readonly<Record<string, string>> = {
   'loader.log_level': 'says as much as the manifest wants',
   'sys.enable_sigterm_injection': 'gets SIGTERM only where the manifest says so',
   'tdx.net.publish': 'publishes no port that the manifest does not list',
-  'tdx.net.outbound': 'test/launch/launch.test.ts',
+  'tdx.net.outbound': 'test/e2e/outbound.test.ts',
   'sgx.remote_attestation': 'kernel-bin/test/unit/attest_quote.c',
   'tdx.remote_attestation': 'kernel-bin/test/unit/attest_quote.c',
 };
