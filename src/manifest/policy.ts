@@ -350,7 +350,7 @@ function readNet(net: Fields): Policy['net'] {
   });
   const outbound = net.strings('outbound');
   for (const [index, text] of outbound.entries()) {
-    const port = /^(?:\*|[A-Za-z0-9.*-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.exec(text)?.[1];
+    const port = /^(?:\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.exec(text)?.[1];
     if (port !== '*' && !(Number(port) >= 1 && Number(port) <= 65535))
       net.problems.add(`${net.at('outbound')}[${index}]`, '"HOST:PORT", where either may be "*"', text);
   }

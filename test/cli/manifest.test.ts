@@ -312,6 +312,7 @@ describe('--show-policy refuses what the policy cannot say', () => {
     ['tdx.net.publish = ["65536/tcp"]', 'with a port from 1 to 65535'],
     ['tdx.net.publish = ["0"]', 'with a port from 1 to 65535'],
     ['tdx.net.outbound = ["example.org"]', 'expected "HOST:PORT"'],
+    ['tdx.net.outbound = ["*.example.org:443"]', 'expected "HOST:PORT"'],
     ['tdx.net.outbound = ["example.org:99999"]', 'expected "HOST:PORT"'],
     ['loader.uid = 4294967296', 'expected an integer from 0 to 4294967295, got 4294967296'],
     ['loader.uid = 9223372036854775807', 'got 9223372036854775807'],
