@@ -149,6 +149,7 @@ class Run {
   private guestSeen = false;
   private killedBy: number | undefined;
   private lastWords = '';
+  private lastLine = '';
   private simulator: SimulatorReport | undefined;
   private readonly signals = new Map<NodeJS.Signals, () => void>();
 
@@ -325,7 +326,9 @@ class Run {
   private readLog(log: Duplex): void {
     let pending = '';
     const pass = (line: string) => {
-      if (line !== '') this.request.kernelLog(printable(line));
+      if (line === '') return;
+      this.lastLine = line;
+      this.request.kernelLog(printable(line));
     };
     log.on('error', () => {});
     log.setEncoding('utf8');
@@ -365,8 +368,12 @@ class Run {
     const parts = [
       this.guestSeen
         ? 'the virtual machine ended without an exit status'
-        : 'the virtual machine ended before the program started',
-      ...(this.lastWords === '' ? [] : [`its last words: ${printable(this.lastWords)}`]),
+        : 'the virtual machine ended without having reached the launcher',
+      ...(this.lastWords !== ''
+        ? [`its last words: ${printable(this.lastWords)}`]
+        : this.lastLine !== ''
+          ? [`its kernel said last: ${printable(this.lastLine)}`]
+          : []),
       ...(this.simulator?.end === undefined ? [] : [printable(this.simulator.end)]),
       ...(qemuOutput.trim() === '' ? [] : [`QEMU: ${qemuOutput.trim()}`]),
     ];

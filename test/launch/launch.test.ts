@@ -111,7 +111,7 @@ describe('gramine-vm', () => {
   it('shows what the kernel said, and its last words, when the machine dies without an exit status', async () => {
     const { status, stderr } = await vm(['/bin/true'], { bridge: 'ready|last out of luck' });
     expect(status).toBe(70);
-    expect(stderr).toContain('the virtual machine ended before the program started');
+    expect(stderr).toContain('the virtual machine ended without having reached the launcher');
     expect(stderr).toContain('its last words: out of luck');
     expect(stderr).toContain('\ngramine-vm: hello from the fake kernel\n');
   });

@@ -127,7 +127,10 @@ int control_connect(u32 id, const struct wire_addr *remote, const struct wire_ad
 }
 
 void control_send_exit(int status) {
-  if (control_u32(WIRE_EXIT, 1, (u32)status & 255)) return;
+  if (control_u32(WIRE_EXIT, 1, (u32)status & 255)) {
+    if (vsockdev_guest_cid()) printk(LOG_ERROR, "net: exit status %d was not sent: there is no stream to the bridge", status & 255);
+    return;
+  }
   (void)wait_event_deadline_mode(&exit_wait, READ_ONCE(exit_seen) || READ_ONCE(control.failed), time_ns() + EXIT_WAIT_NS, WAIT_UNINTERRUPTIBLE);
 }
 

@@ -400,7 +400,7 @@ static void fuse_request(struct device *d, unsigned ring) {
         ((uint8_t *)body)[i] = node == NODE_FILES + FILE_ALLOWED ? written[r->offset + i] : file_byte((unsigned)(node - NODE_FILES), (uint32_t)r->offset + i);
       if (n && lie(FUSE_DATA)) ((uint8_t *)body)[draw() % n] ^= (uint8_t)(1 + draw() % 255);
       if (n && lie(FUSE_DATA)) memset(body, (int)wild(), n);
-      if (lie(FUSE_DATA)) n = (uint32_t)(draw() % (room + 1)); // too short, or bytes behind the end
+      if (r->offset < 1 << 20 && lie(FUSE_DATA)) n = (uint32_t)(draw() % (room + 1)); // too short, or behind the end; not for ever
       fuse_answer(d, &c, out, 0, n);
       break;
     }
