@@ -187,6 +187,7 @@ int pagecache_mmap(struct file *f, struct mmap_request *rq);
 int pagecache_fsync(struct file *f, u64 start, u64 len, bool data_only);
 void pagecache_truncate(struct inode *i, u64 size);       // drops pages past size, zeroes the tail
 void pagecache_invalidate(struct inode *i);               // drops clean pages (the host's file changed)
+void pagecache_discard(struct inode *i, u64 first, u64 last); // drops clean pages of [first, last] that can be had again
 void pagecache_end_read(struct page **pages, unsigned n, int err); // 0: they are uptodate; unlocks, wakes
 int pagecache_writeback(struct inode *i, u64 first, u64 last);     // page indexes, inclusive; waits; 0 or -errno
 void pagecache_counts(u64 *cached, u64 *dirty);           // pages, for /proc/meminfo

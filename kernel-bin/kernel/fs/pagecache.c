@@ -192,6 +192,9 @@ static void remove_range(struct inode *i, u64 first, u64 last, bool clean_only) 
 
 void pagecache_remove_range(struct inode *i, u64 first, u64 last) { remove_range(i, first, last, false); }
 void pagecache_invalidate(struct inode *i) { remove_range(i, 0, ~0ull, true); }
+void pagecache_discard(struct inode *i, u64 first, u64 last) {
+  if (!storage(i)) remove_range(i, first, last, true);
+}
 
 void pagecache_zero_range(struct inode *i, u64 from, u64 to) {
   if (from >= to) return;

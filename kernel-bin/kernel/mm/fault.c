@@ -311,6 +311,7 @@ int aspace_fault(struct aspace *as, uptr addr, u32 access, struct fault_info *fi
         continue;
       }
       f.got = NULL;
+      if (err == -ERESTARTNOINTR) err = -ERESTARTSYS; // an object's wait for the host that a signal ended
       if (err != -ENOMEM && err != -ERESTARTSYS) err = refuse(fi, K_SIGBUS, K_ADRERR, addr);
     } else if (err == -ENOMEM && starved++ < 16) {
       // Without sem, and in a context that may reclaim. The page itself is not kept: whatever was missing is tried again.

@@ -3,6 +3,7 @@
 // unlinked files, O_TMPFILE and memfd.
 #include "fs_common.h"
 #include <setjmp.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 
 static sigjmp_buf bus;
@@ -88,6 +89,41 @@ static void test_bus(void) {
   close(fd);
   CHECK(unlink("b") == 0);
   group("truncation under a mapping");
+}
+
+// Signals that come while a mapping's pages are being read do no harm: the access is tried again.
+static volatile sig_atomic_t alarms;
+static void on_alarm(int sig) {
+  if (++alarms < 200) return;
+  struct itimerval off = { 0 };
+  setitimer(ITIMER_REAL, &off, NULL);
+}
+static void test_signals(void) {
+  enum { PAGES = 2048, PAGE = 4096 };
+  static unsigned page[PAGE / sizeof(unsigned)];
+  int fd = open("paged", O_RDWR | O_CREAT | O_TRUNC, 0600);
+  for (unsigned k = 0; k < PAGES; k++) {
+    page[0] = k;
+    CHECK(write(fd, page, PAGE) == PAGE);
+  }
+  CHECK(fsync(fd) == 0);
+  signal(SIGALRM, on_alarm);
+  struct itimerval often = { { 0, 1000 }, { 0, 1000 } };
+  CHECK(setitimer(ITIMER_REAL, &often, NULL) == 0);
+  unsigned wrong = 0;
+  for (int round = 0; round < 4 || alarms < 200; round++) {
+    CHECK(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0);
+    volatile unsigned *p = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(p != MAP_FAILED);
+    for (unsigned k = 0; k < PAGES; k++) {
+      unsigned at = k * 331 % PAGES; // here and there
+      wrong += p[at * (PAGE / sizeof *p)] != at;
+    }
+    CHECK(munmap((void *)p, PAGES * PAGE) == 0);
+  }
+  CHECK(wrong == 0);
+  CHECK(close(fd) == 0 && unlink("paged") == 0);
+  group("signals while pages are read");
 }
 
 static void test_holes(void) {
@@ -180,6 +216,7 @@ int main(int argc, char **argv) {
   test_append();
   test_mmap();
   test_bus();
+  test_signals();
   test_holes();
   test_unlinked();
   test_memfd();
