@@ -137,3 +137,18 @@ function describe(value: unknown): string {
   if (isTable(value)) return 'a table';
   return typeof value === 'string' ? JSON.stringify(value) : String(value);
 }
+
+/** A port of `tdx.net.publish`: "PORT", "PORT/tcp" or "PORT/udp"; undefined for any other text. */
+export function parsePublished(text: string): [number, 'tcp' | 'udp'] | undefined {
+  const match = /^([0-9]{1,5})(?:\/(tcp|udp))?$/.exec(text);
+  const port = Number(match?.[1] ?? 0);
+  return port >= 1 && port <= 65535 ? [port, match?.[2] === 'udp' ? 'udp' : 'tcp'] : undefined;
+}
+export const PUBLISHED = '"PORT/tcp" or "PORT/udp", with a port from 1 to 65535';
+
+/** Whether a text is a destination of `tdx.net.outbound`. */
+export function isOutbound(text: string): boolean {
+  const port = /^(?:\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.exec(text)?.[1];
+  return port === '*' || (Number(port) >= 1 && Number(port) <= 65535);
+}
+export const OUTBOUND = '"HOST:PORT", where either may be "*"';

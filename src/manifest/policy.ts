@@ -6,7 +6,17 @@
 
 import { type CborValue, encodeCbor } from './cbor.js';
 import { ManifestError } from './errors.js';
-import { Fields, formatSize, isTable, Problems, type Table } from './fields.js';
+import {
+  Fields,
+  formatSize,
+  isOutbound,
+  isTable,
+  OUTBOUND,
+  Problems,
+  PUBLISHED,
+  parsePublished,
+  type Table,
+} from './fields.js';
 import { type HostPath, normalizeHostPath, parseUri } from './host-path.js';
 import { type FileMeta, type TrustedEntry, TrustedTree } from './trusted-tree.js';
 
@@ -342,18 +352,14 @@ function isBelow(path: string, ancestor: string): boolean {
 
 function readNet(net: Fields): Policy['net'] {
   const publish = net.strings('publish').flatMap((text, index): [number, 'tcp' | 'udp'][] => {
-    const match = /^([0-9]{1,5})(?:\/(tcp|udp))?$/.exec(text);
-    const port = Number(match?.[1] ?? 0);
-    if (port >= 1 && port <= 65535) return [[port, match?.[2] === 'udp' ? 'udp' : 'tcp']];
-    net.problems.add(`${net.at('publish')}[${index}]`, '"PORT/tcp" or "PORT/udp", with a port from 1 to 65535', text);
+    const port = parsePublished(text);
+    if (port !== undefined) return [port];
+    net.problems.add(`${net.at('publish')}[${index}]`, PUBLISHED, text);
     return [];
   });
   const outbound = net.strings('outbound');
-  for (const [index, text] of outbound.entries()) {
-    const port = /^(?:\*|[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.exec(text)?.[1];
-    if (port !== '*' && !(Number(port) >= 1 && Number(port) <= 65535))
-      net.problems.add(`${net.at('outbound')}[${index}]`, '"HOST:PORT", where either may be "*"', text);
-  }
+  for (const [index, text] of outbound.entries())
+    if (!isOutbound(text)) net.problems.add(`${net.at('outbound')}[${index}]`, OUTBOUND, text);
   return { publish, outbound };
 }
 

@@ -5,6 +5,7 @@
 // uri); ranges that only the run time knows are checked when the policy is compiled. docs/manifest.md is generated from this.
 
 import * as z from 'zod/mini';
+import { isOutbound, OUTBOUND, PUBLISHED, parsePublished } from './fields.js';
 
 /** What this project does with a key. */
 export type Effect =
@@ -38,6 +39,8 @@ function key<T extends z.ZodMiniType>(
 }
 
 const str = z.string({ error: 'expected text' });
+const textWhere = (isRight: (text: string) => boolean, expected: string) =>
+  z.string({ error: 'expected text' }).check(z.refine(isRight, { error: `expected ${expected}` }));
 const bool = z.boolean({ error: 'expected true or false' });
 // Gramine's checker is Python: True is an int there.
 const int = z.union([z.bigint(), z.boolean()], { error: 'expected an integer' });
@@ -382,13 +385,23 @@ const tdxTable = table({
   }),
   net: key(
     table({
-      publish: key(list(str), 'enforced', 'guest ports that the program serves, such as "6379/tcp"; -p opens these', {
-        default: 'any',
-        range: '1 to 65535, "/tcp" (default) or "/udp"',
-      }),
-      outbound: key(list(str), 'enforced', 'where the program may connect: "HOST:PORT", either may be "*"', {
-        default: '[]',
-      }),
+      publish: key(
+        list(textWhere((text) => parsePublished(text) !== undefined, PUBLISHED)),
+        'enforced',
+        'guest ports that the program serves, such as "6379/tcp"; -p opens these',
+        {
+          default: 'any',
+          range: '1 to 65535, "/tcp" (default) or "/udp"',
+        },
+      ),
+      outbound: key(
+        list(textWhere(isOutbound, OUTBOUND)),
+        'enforced',
+        'where the program may connect: "HOST:PORT", either may be "*"',
+        {
+          default: '[]',
+        },
+      ),
     }),
     'enforced',
     'network',

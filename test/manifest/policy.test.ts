@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, it } from 'vitest';
+import { checkManifest } from '../../src/manifest/check.js';
 import { compilePolicy, decodeCbor, encodePolicy, ManifestError } from '../../src/manifest/index.js';
+import { parseToml } from '../../src/manifest/toml.js';
 
 const A = 'aa'.repeat(32);
 const B = 'bb'.repeat(32);
@@ -207,4 +209,13 @@ describe('compilePolicy', () => {
     expect(problems([])).toEqual(['the manifest is not a table']);
     expect(problems({ libos: 3 })).toContain('libos: expected a table, got 3');
   });
+});
+
+it('refuses ports and destinations when the manifest is made, not first when it is started', () => {
+  const text =
+    'libos.entrypoint = "/x"\nfs.mounts = []\ntdx.net.publish = ["80", "70000/tcp"]\ntdx.net.outbound = ["a:1", "*.b:1"]\n';
+  expect(checkManifest(parseToml(text, 'm')).map(({ key }) => key)).toEqual([
+    'tdx.net.publish[1]',
+    'tdx.net.outbound[1]',
+  ]);
 });
