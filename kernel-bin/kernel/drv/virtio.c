@@ -111,7 +111,8 @@ static int negotiate(struct virtio_dev *d, u64 wanted) {
 
 static void queue_irq(void *arg) {
   struct virtq *q = arg;
-  if (READ_ONCE(q->dev->started)) q->irq(q, q->arg); // the driver may not even know its queue yet
+  // Before DRIVER_OK the driver may not know its queue; of one whose set-up failed half-way it never will.
+  if (READ_ONCE(q->dev->started) && q->irq) q->irq(q, q->arg);
 }
 
 struct virtq *virtq_create(struct virtio_dev *d, u16 index, u16 max_size, void (*irq)(struct virtq *q, void *arg), void *arg,
@@ -130,7 +131,6 @@ struct virtq *virtq_create(struct virtio_dev *d, u16 index, u16 max_size, void (
     kfree(q);
     return NULL;
   }
-  q->irq = irq;
   q->arg = arg;
   q->notify_off = notify_off;
   // From here on the host can send the interrupt: the queue is never freed, not even when what follows fails.
@@ -146,6 +146,7 @@ struct virtq *virtq_create(struct virtio_dev *d, u16 index, u16 max_size, void (
   host_mmio_write64(&d->common, CFG_QUEUE_DRIVER, q->ring.phys + q->avail_off);
   host_mmio_write64(&d->common, CFG_QUEUE_DEVICE, q->ring.phys + q->used_off);
   host_mmio_write16(&d->common, CFG_QUEUE_ENABLE, 1);
+  q->irq = irq;
   return q;
 }
 
