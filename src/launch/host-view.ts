@@ -118,8 +118,9 @@ function bubblewrapArguments(virtiofsd: Virtiofsd, mounts: readonly ExportedMoun
   return [
     // No --new-session: the launcher detached it from the terminal already, and ends it by its process group.
     ...['--unshare-ipc', '--unshare-pid', '--unshare-net', '--unshare-uts', '--die-with-parent'],
-    // QEMU's C program wants to be root: an ordinary user is, in a user namespace of this program's own.
-    ...(virtiofsd.kind === 'c' && !isRoot() ? ['--unshare-user', '--uid', '0', '--gid', '0'] : []),
+    // In a user namespace of its own an ordinary user's virtiofsd is root, which QEMU's C program wants to be; and the
+    // user's files are root's, as the program in the guest is.
+    ...(isRoot() ? [] : ['--unshare-user', '--uid', '0', '--gid', '0']),
     ...['--cap-add', 'ALL', '--ro-bind', '/usr', '/usr'],
     ...['/bin', '/lib', '/lib64'].flatMap((path) => ['--ro-bind-try', path, path]),
     ...['--ro-bind-try', '/etc/ld.so.cache', '/etc/ld.so.cache'],

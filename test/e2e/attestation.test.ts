@@ -168,7 +168,10 @@ describe.skipIf(!canRun || !existsSync(simulator))('a simulated TD', { timeout: 
     const script = `${cd} cat attestation_type; printf nonce > user_report_data; cat quote > /out/free`;
     const options = ['-m', '256M', '-c', '1', '-v', 'out:/out:rw', '--kernel', kernel];
     const measured = [...options, '--json', 'free.json', 'busybox', '--', 'sh', '-c', script];
-    execFileSync(process.execPath, [join(root, 'dist/cli/gramine-tdx-measure.js'), ...measured], { cwd: work, stdio: 'ignore' });
+    execFileSync(process.execPath, [join(root, 'dist/cli/gramine-tdx-measure.js'), ...measured], {
+      cwd: work,
+      stdio: 'ignore',
+    });
     const { stdout, status } = await run([...TD, '-c', '1', '-v', 'out:/out:rw'], 'busybox', script);
     expect({ stdout, status }).toEqual({ stdout: 'dcap-simulated', status: 0 });
     const nonce = ['--report-data', Buffer.from('nonce').toString('hex')];

@@ -100,6 +100,12 @@ describe.skipIf(!existsSync(simulator))('in a simulated TD, as predicted, are th
         `hashlib=${execFileSync('/usr/bin/python3', ['-c', 'import _hashlib; print(_hashlib.__file__, end="")'])}`,
       ],
     },
+    nginx: {
+      app: 'nginx',
+      needs: '/usr/sbin/nginx',
+      define: (folder) => [`folder=${folder}`],
+      ready: { text: /start worker process /, stream: 'stderr' },
+    },
     busybox: { app: 'busybox', needs: '/bin/busybox', define: (folder) => [`folder=${folder}`] },
     'attested-redis': {
       app: 'attested-redis',

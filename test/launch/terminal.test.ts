@@ -3,7 +3,7 @@
 // The user's terminal is as it was before, however the run ends. script(1) provides the terminal.
 
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -29,6 +29,17 @@ function environment(kernel: Buffer, bridge: string): NodeJS.ProcessEnv {
     GRAMINE_TDX_BRIDGE: join(root, 'test/fixtures/fake-bridge.js'),
     FAKE_BRIDGE: bridge,
   };
+}
+
+/** Whether some process has this among its arguments, which NUL bytes end. */
+function isRunning(words: string): boolean {
+  return readdirSync('/proc').some((name) => {
+    try {
+      return /^[0-9]+$/.test(name) && readFileSync(`/proc/${name}/cmdline`, 'latin1').includes(words);
+    } catch {
+      return false; // it ended meanwhile
+    }
+  });
 }
 
 /** Runs a shell command in a terminal of its own and returns what appears there. */
@@ -70,10 +81,11 @@ describe.skipIf(spawnSync('script', ['--version']).error !== undefined)('the ter
       killed = true;
       spawnSync('sh', ['-c', `kill -KILL $(cat ${work}/pid)`]);
       // The watchdog removes the directory first and mends the terminal then; it holds the run's name until it ends.
-      spawnSync('sh', [
-        '-c',
-        `while pgrep -f '[g]ramine-watchdog ${work}' > /dev/null; do sleep 0.02; done; echo > ${work}/go`,
-      ]);
+      const watch = setInterval(() => {
+        if (isRunning(`gramine-watchdog\0${work}`)) return;
+        clearInterval(watch);
+        writeFileSync(join(work, 'go'), '\n');
+      }, 20);
     });
     await new Promise((resolve) => terminal.once('close', resolve));
     expect(killed).toBe(true);

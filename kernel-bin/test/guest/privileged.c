@@ -23,7 +23,6 @@ static void privileged(void) {
   CHECK(TRY("hlt") == SIGSEGV);
   CHECK(TRY("rdmsr") == SIGSEGV);
   CHECK(TRY("wrmsr") == SIGSEGV);
-  CHECK(TRY("wbinvd") == SIGSEGV);
   CHECK(TRY("inb $0x80, %%al") == SIGSEGV);
   CHECK(TRY("outb %%al, $0x80") == SIGSEGV);
   CHECK(TRY("cli") == SIGSEGV);
