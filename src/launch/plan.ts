@@ -16,11 +16,10 @@ import {
   type ParsedManifest,
   type Policy,
   parseManifest,
-  parseSize,
 } from '../manifest/index.js';
 import { fromErrno, LaunchError } from './errors.js';
 import { type HostHints, hintsFor } from './hints.js';
-import { MIN_MEMORY_BYTES, type Publication, type Volume } from './options.js';
+import type { Publication, Volume } from './options.js';
 import { buildZeroConfig } from './zero-config.js';
 
 export interface PlanRequest {
@@ -96,7 +95,7 @@ function planWith(request: PlanRequest, path: string): Plan {
     policy,
     invocation: { argv: argumentsFor(policy, request, path), env: environmentFor(policy, request, path) },
     hints: hintsFor(policy, process.cwd(), cache),
-    memoryBytes: request.memoryBytes ?? machine.memoryBytes ?? memoryOf(manifest) ?? DEFAULT_MEMORY_BYTES,
+    memoryBytes: request.memoryBytes ?? machine.memoryBytes ?? DEFAULT_MEMORY_BYTES,
     cpus: machine.cpus,
     summary: `${policy.entrypoint} as ${path} says`,
     warnings: [],
@@ -210,16 +209,4 @@ function environmentFor(policy: Policy, request: PlanRequest, path: string): Uin
     env.set(name, value);
   }
   return [...env].map(([name, value]) => Buffer.from(`${name}=${value}`));
-}
-
-/** Gramine's users size their machine with enclave_size; an EDMM enclave's is address space, not memory. */
-function memoryOf(manifest: Mutable): bigint | undefined {
-  for (const key of ['tdx', 'sgx']) {
-    const table = manifest[key] as Mutable | undefined;
-    const size = table?.enclave_size;
-    if (typeof size !== 'string' || table?.edmm_enable === true) continue;
-    const bytes = parseSize(size);
-    if (bytes !== undefined && bytes >= MIN_MEMORY_BYTES) return (bytes >> 21n) << 21n;
-  }
-  return undefined;
 }

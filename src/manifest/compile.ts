@@ -4,7 +4,7 @@
 // machine; and back: the policy as a manifest, which is how it is shown, and which compiles to the same policy again.
 
 import { ManifestError } from './errors.js';
-import { Fields, isTable, Problems } from './fields.js';
+import { Fields, isTable, Problems, parseSize } from './fields.js';
 import { compilePolicy, isWritable, LOG_LEVELS, type Policy } from './policy.js';
 import { type Position, parseToml, type TomlTable, type TomlValue, toml, writeToml } from './toml.js';
 
@@ -24,11 +24,14 @@ export function parseManifest(text: string, file: string): ParsedManifest {
 
 /** Error: ManifestError `invalid`, each problem with file, line and column where its key has a place. */
 export function compileManifest(manifest: ParsedManifest): Policy {
+  let policy: Policy;
   try {
-    return compilePolicy(manifest.value);
+    policy = compilePolicy(manifest.value);
   } catch (error) {
     throw located(error, manifest);
   }
+  machineOf(manifest); // nobody learns at the first start that the machine cannot be
+  return policy;
 }
 
 /** What a manifest says about its machine. Error: ManifestError `invalid`, with positions. */
@@ -38,16 +41,37 @@ export function machineOf(manifest: ParsedManifest): { readonly memoryBytes?: bi
   const memory = tdx.size('memory', 0n, 1n << 46n);
   if (tdx.has('memory') && memory < MIN_MEMORY_BYTES)
     problems.add(tdx.at('memory'), 'the machine needs 64M at least', undefined);
-  if (memory % (2n << 20n) !== 0n) problems.add(tdx.at('memory'), 'expected a multiple of 2M');
+  if (memory % HUGE_BYTES !== 0n) problems.add(tdx.at('memory'), 'expected a multiple of 2M');
+  const enclave = enclaveBytes(manifest, problems);
   const cpus = tdx.integer('vcpus', 1, 64, 0);
   try {
     problems.throwIfAny();
   } catch (error) {
     throw located(error, manifest);
   }
-  return { ...(memory > 0n ? { memoryBytes: memory } : {}), ...(cpus > 0 ? { cpus } : {}) };
+  const memoryBytes = memory > 0n ? memory : enclave;
+  return { ...(memoryBytes === undefined ? {} : { memoryBytes }), ...(cpus > 0 ? { cpus } : {}) };
 }
 const MIN_MEMORY_BYTES = 64n << 20n;
+const HUGE_BYTES = 2n << 20n;
+
+/**
+ * Gramine's users size their machine with enclave_size, a decimal or hexadecimal number as its signer reads them; an EDMM
+ * enclave's is address space, not memory.
+ */
+function enclaveBytes(manifest: ParsedManifest, problems: Problems): bigint | undefined {
+  let found: bigint | undefined;
+  for (const name of ['sgx', 'tdx']) {
+    const table = manifest.value[name];
+    if (!isTable(table) || typeof table.enclave_size !== 'string' || table.edmm_enable === true) continue;
+    const hex = /^(0x[0-9a-f]{1,16})([KMG]?)$/i.exec(table.enclave_size);
+    const bytes = parseSize(hex === null ? table.enclave_size : `${BigInt(hex[1] ?? '')}${hex[2]}`);
+    if (bytes === undefined) {
+      problems.add(`${name}.enclave_size`, 'a size such as "256M" below 8E', table.enclave_size);
+    } else if (bytes >= MIN_MEMORY_BYTES) found = bytes - (bytes % HUGE_BYTES);
+  }
+  return found;
+}
 
 /** The same error with the places of its keys. */
 function located(error: unknown, { file, table }: ParsedManifest): unknown {

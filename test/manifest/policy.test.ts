@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, it } from 'vitest';
 import { checkManifest } from '../../src/manifest/check.js';
-import { compilePolicy, decodeCbor, encodePolicy, ManifestError } from '../../src/manifest/index.js';
+import {
+  compileManifest,
+  compilePolicy,
+  decodeCbor,
+  encodePolicy,
+  ManifestError,
+  machineOf,
+  parseManifest,
+} from '../../src/manifest/index.js';
 import { parseToml } from '../../src/manifest/toml.js';
 
 const A = 'aa'.repeat(32);
@@ -218,4 +226,25 @@ it('refuses ports and destinations when the manifest is made, not first when it 
     'tdx.net.publish[1]',
     'tdx.net.outbound[1]',
   ]);
+});
+
+describe('the machine of a manifest', () => {
+  const parsed = (text: string) => parseManifest(`libos.entrypoint = "/x"\nfs.mounts = []\n${text}`, 'm');
+  it.each([
+    ['', undefined],
+    ['sgx.enclave_size = "512M"', 512n << 20n],
+    ['sgx.enclave_size = "0x20000000"', 512n << 20n],
+    ['sgx.enclave_size = "67108865"', 64n << 20n],
+    ['sgx.enclave_size = "1M"', undefined],
+    ['sgx.enclave_size = "1024G"\nsgx.edmm_enable = true', undefined],
+    ['sgx.enclave_size = "1G"\ntdx.enclave_size = "2G"', 2n << 30n],
+    ['sgx.enclave_size = "1G"\ntdx.memory = "256M"', 256n << 20n],
+  ])('with %j', (text, memoryBytes) => {
+    expect(machineOf(parsed(text)).memoryBytes).toBe(memoryBytes);
+  });
+
+  it('refuses a size that overflows, with its place', () => {
+    expect(() => compileManifest(parsed('sgx.enclave_size = "99999999999G"'))).toThrow(/^m:3:[0-9]+: .*below 8E/);
+    expect(() => compileManifest(parsed('tdx.memory = "99999999999G"'))).toThrow(/^m:3:[0-9]+: .*below 8E/);
+  });
 });
