@@ -11,7 +11,7 @@
 #define FIFO_BYTES 16
 #define PATIENCE_NS (2 * NS_PER_SEC) // a busy host takes its time to read
 #define LOOKS_MIN 1000u
-#define LOOKS_MAX 500000u             // before there is a clock
+#define LOOKS_MAX 100000u             // before there is a clock: some 20 us each
 
 // Waits until the 16 places of the FIFO are free. The bounds are for a host that never says so; then it gets one look each.
 static void serial_wait(void) {
