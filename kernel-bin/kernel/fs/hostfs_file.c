@@ -17,6 +17,10 @@ static int ensure_read_handle(struct hnode *h) {
   if (READ_ONCE(h->has_rd)) return 0;
   int err = hnode_resolve(h);
   if (!err) err = virtiofs_open(h->nodeid, O_RDONLY, false, &fh, NULL);
+  if (h->right == RIGHT_TRUSTED && (err == -ENOENT || err == -ENOTDIR)) {
+    hnode_log(h, LOG_ERROR, NOT_ON_HOST);
+    err = -EIO;
+  }
   if (err) return err;
   spin_lock(&h->lock);
   bool first = !h->has_rd;
@@ -143,10 +147,6 @@ int hostfs_open_regular(struct inode *i, struct file *f) {
     if (writes) return -EACCES;
     if (h->trusted->has_meta && !h->trusted->size) return hostfs_verify(h);
     int err = ensure_read_handle(h); // a missing file is an error of open, not of read
-    if (err == -ENOENT || err == -ENOTDIR) {
-      hnode_log(h, LOG_ERROR, NOT_ON_HOST);
-      err = -EIO;
-    }
     return err ? err : hostfs_verify(h);
   }
   if (policy.allow_all_but_log && !__atomic_exchange_n(&h->logged, true, __ATOMIC_RELAXED)) {

@@ -67,10 +67,11 @@ static int call(struct call *c, enum interrupt interrupt) {
   static bool one_user; // the daemon runs as an ordinary user and can become nobody else: all that is made is that user's
   // What is made belongs to who makes it. For everything else this kernel has checked the rights, and asks as root.
   bool makes = c->opcode == FUSE_CREATE || c->opcode == FUSE_MKDIR || c->opcode == FUSE_MKNOD || c->opcode == FUSE_SYMLINK;
+  if (!makes || READ_ONCE(one_user)) return call_as(c, interrupt, 0, 0);
   const struct cred *cred = cred_current();
-  if (!makes || READ_ONCE(one_user) || !(cred->fsuid | cred->fsgid)) return call_as(c, interrupt, 0, 0);
   int err = call_as(c, interrupt, cred->fsuid, cred->fsgid);
-  if (err != -EINVAL) return err; // setresuid's, for a user that the daemon's namespace does not have
+  // setresuid's, for a user that the daemon's namespace does not have
+  if (err != -EINVAL || !(cred->fsuid | cred->fsgid)) return err;
   err = call_as(c, interrupt, 0, 0);
   if (!err) WRITE_ONCE(one_user, true);
   return err;
