@@ -49,6 +49,8 @@ bool lie(struct vcpu *v, enum lie kind) {
   return true;
 }
 
+void lie_was(enum lie kind) { __atomic_add_fetch(&told[kind], 1, __ATOMIC_RELAXED); }
+
 // Numbers that parsers get wrong: edges, small ones, bits, noise.
 u64 hostile_value(struct vcpu *v) {
   static const u64 edges[] = { 0, 1, ~0ul, 1ul << 63, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 4096, 0xfff };

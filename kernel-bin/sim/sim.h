@@ -232,11 +232,13 @@ enum { VMCALL_SUCCESS = 0, VMCALL_RETRY = 1 };
   X(LIE_HOB, "hob") X(LIE_STATUS, "status") X(LIE_VALUE, "value") X(LIE_STALE, "stale") X(LIE_CPUID, "cpuid") \
   X(LIE_MAPGPA_REFUSED, "mapgpa_refused") X(LIE_MAPGPA_RETRY, "mapgpa_retry") X(LIE_MAPGPA_WILD, "mapgpa_wild") \
   X(LIE_MAPGPA_IGNORED, "mapgpa_ignored") X(LIE_SMALL_PAGES, "small_pages") X(LIE_BLOCK, "block") X(LIE_REMOVE, "remove") \
-  X(LIE_SCRIBBLE, "scribble") X(LIE_INTERRUPT, "interrupt") X(LIE_DELAY, "delay") X(LIE_WAKE, "wake") X(LIE_QUOTE, "quote") X(LIE_BUSY, "busy")
+  X(LIE_SCRIBBLE, "scribble") X(LIE_INTERRUPT, "interrupt") X(LIE_DELAY, "delay") X(LIE_WAKE, "wake") X(LIE_QUOTE, "quote") X(LIE_BUSY, "busy") \
+  X(LIE_DOORBELL, "doorbell")
 #define LIE_ID(id, name) id,
 enum lie { LIES(LIE_ID) LIE_COUNT };
 void hostile_init(void);
 bool lie(struct vcpu *v, enum lie kind);
+void lie_was(enum lie kind); // counts a lie that is a special case of another one
 u64 hostile_random(struct vcpu *v);
 u64 hostile_value(struct vcpu *v);
 void hostile_delay(struct vcpu *v, u64 max_us);

@@ -188,6 +188,11 @@ static u64 dispatch(struct vcpu *v, u64 *r) {
   }
 }
 
+// queue_notify_off of a virtio device (virtio 1.2, 4.1.4.3), where the TD reads it. Any number that lies in the device's
+// notification area is a possible answer: a wrong one that the TD believes makes its doorbell ring elsewhere, and the
+// device never looks at that queue. It is counted apart, because the TD then waits for ever and is right to.
+static bool asks_for_doorbell(const u64 *r) { return r[R11] == MMIO && r[R12] == 2 && r[R13] == 0 && (r[R14] & 0xfff) == 0x1e; }
+
 void vmm_call(struct vcpu *v) {
   u64 r[16];
   u32 mask = (u32)v->g[RCX] & 0xffff;
@@ -198,10 +203,12 @@ void vmm_call(struct vcpu *v) {
   if (!fatal && lie(v, LIE_STATUS)) {
     r[R10] = hostile_random(v) & 1 ? VMCALL_RETRY : VMCALL_INVALID_OPERAND + hostile_random(v) % 5;
   } else {
-    bool is_cpuid = r[R11] == CPUID;
+    bool is_cpuid = r[R11] == CPUID, is_doorbell = asks_for_doorbell(r);
     r[R10] = r[R10] ? VMCALL_UNSUPPORTED : dispatch(v, r);
+    u64 truth = r[R11];
     if (lie(v, LIE_STALE)) r[R11] = v->last_answer;
     if (lie(v, LIE_VALUE)) r[R11] = hostile_value(v);
+    if (is_doorbell && r[R11] != truth) lie_was(LIE_DOORBELL);
     if (is_cpuid && lie(v, LIE_CPUID)) r[R12 + hostile_random(v) % 4] = hostile_value(v);
     v->last_answer = r[R11];
   }

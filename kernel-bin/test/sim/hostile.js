@@ -4,8 +4,8 @@
 // Runs the kernel in a simulated TD whose host lies, once for each seed, and judges how it ended:
 //   hostile.js FIRST COUNT [--devices] [--jobs N] [--cpus N] [--verbose]       make -C kernel-bin hostile-kernel sim first
 // O (default kernel-bin/build) says where they were built. Good ends: the program finished and found its memory intact; the
-// kernel refused with a message; the TD died of a page that the host took away. Everything else is a failure, and is
-// printed with its console. Exit status 1 when there was one.
+// kernel refused with a message; the TD died of a page that the host took away; it waits for a device whose doorbell's place
+// the host lied about. Everything else is a failure, and is printed with its console. Exit status 1 when there was one.
 //
 // --devices: virtio-fs and vsock devices that lie (liar.c), and a program that works with them (hostile_devices.c). The
 // host lies too, in every fourth seed.
@@ -270,7 +270,7 @@ function judge(late, said, log, program) {
   if (/CORRUPT/.test(all)) return [false, 'the program saw memory that it had not written'];
   if (/assertion failed|stack smashed|panic: #(?!VE)/.test(all)) return [false, 'an assertion saw the host'];
   if (/^(sim|liar)\.bug=/m.test(said)) return [false, 'the simulator failed'];
-  if (late) return [false, 'hang'];
+  if (late) return lied('doorbell') ? [true, 'waits for a device that its doorbell does not reach'] : [false, 'hang'];
   if (stop !== undefined) {
     if (/not accepted/.test(stop) && (lied('remove') || taken)) return [true, 'died of a page taken away'];
     if (
