@@ -38,7 +38,7 @@ static struct {
   u64 next_unique;
   u32 max_data;
   struct slot slots[SMALL_SLOTS + BIG_SLOTS_MAX];
-} fsdev = { .lock = SPINLOCK_INIT(RANK_CONN), .next_unique = 2 };
+} fsdev;
 
 bool fsdev_present(void) { return fsdev.dev != NULL; }
 u32 fsdev_max_data(void) { return fsdev.max_data; }
@@ -241,6 +241,8 @@ static int fsdev_probe(struct virtio_dev *d) {
 
 void fsdev_register(void) {
   static const struct virtio_driver driver = { .device_id = 26, .probe = fsdev_probe };
+  spin_init(&fsdev.lock, RANK_CONN);
+  fsdev.next_unique = 2;
   list_init(&fsdev.free_small);
   list_init(&fsdev.free_big);
   waitq_init(&fsdev.free_wait);

@@ -140,18 +140,18 @@ static void call_idle_cpu(void) {
   if (__atomic_load_n(&runqs[i]->idle_state, __ATOMIC_SEQ_CST) == IDLE_HALTED) ipi_resched(i);
 }
 
-// A thread that is on no queue leaves rq, or joins it (locked): between the two its vruntime is relative to the queue's
-// minimum. That must count what the running thread has had so far: alone it may have run for long without a look at the
-// queue, and would now wait until everybody who came later has had as much.
-static void leave(struct runq *rq, struct thread *t, u64 now) {
+// Before a thread comes to rq (locked) or goes: the minimum must count what the running thread has had so far. Alone it may
+// have run for long without a look at the queue, and would now wait until everybody who came later has had as much.
+static void settle(struct runq *rq, u64 now) {
   charge(rq, now);
   advance_min(rq);
-  t->vruntime_ns -= rq->min_vruntime_ns;
 }
 
+// Between two queues a thread's vruntime is relative to the minimum of the one that it left (settled).
+static void leave(struct runq *rq, struct thread *t) { t->vruntime_ns -= rq->min_vruntime_ns; }
+
 static void join(struct runq *rq, struct thread *t, u64 now) {
-  charge(rq, now);
-  advance_min(rq);
+  settle(rq, now);
   t->vruntime_ns += rq->min_vruntime_ns;
   place(rq, t);
   enqueue(rq, t);
@@ -201,14 +201,16 @@ void thread_wake(struct thread *t) {
   }
   t->state = THREAD_READY;
   u64 now = time_ns();
-  leave(rq, t, now);
+  settle(rq, now);
   u32 cpu = choose_cpu(t, false);
   if (cpu == rq->cpu) {
-    join(rq, t, now);
+    place(rq, t);
+    enqueue(rq, t);
     notify_cpu(rq, t, now);
     goto out;
   }
   // Between the two queues it is READY and on none: other wakers leave it alone.
+  leave(rq, t);
   WRITE_ONCE(t->cpu, cpu);
   spin_unlock(&rq->lock);
   queue_on(t, cpu);
@@ -279,7 +281,8 @@ static bool steal(struct runq *rq, bool *missed) {
     }
     if (found) {
       dequeue(from, found);
-      leave(from, found, now);
+      settle(from, now);
+      leave(from, found);
       WRITE_ONCE(found->cpu, rq->cpu);
     }
     spin_unlock(&from->lock);
@@ -323,7 +326,8 @@ static void finish_switch(void) {
   bool dead = prev->state == THREAD_DEAD, migrates = rq->prev_migrates;
   rq->prev_migrates = false;
   if (migrates) { // READY and on no queue, its registers now saved
-    leave(rq, prev, rq->curr->exec_start_ns);
+    settle(rq, rq->curr->exec_start_ns);
+    leave(rq, prev);
     WRITE_ONCE(prev->cpu, choose_cpu(prev, false));
   }
   sched_arm_timer(rq);
@@ -427,7 +431,8 @@ int thread_set_affinity(struct thread *t, const u64 mask[1]) {
   if (!(mask[0] & BIT(rq->cpu))) {
     if (t->on_rq) {
       dequeue(rq, t);
-      leave(rq, t, time_ns());
+      settle(rq, time_ns());
+      leave(rq, t);
       WRITE_ONCE(t->cpu, choose_cpu(t, false));
       moved = true;
     } else if (rq->curr == t) { // schedule() moves it
