@@ -4,7 +4,7 @@
 #define TASK_INTERNAL_H
 #include "task/task.h"
 
-#define SLICE_NS (6 * NS_PER_MS)           // how long a thread runs while others wait
+#define SLICE_NS (2 * NS_PER_MS)           // how long a thread runs while others wait; Linux takes 1.4 to 2.8
 #define WAKE_CREDIT_NS (3 * NS_PER_MS)     // what a sleeper may be ahead of the queue when it wakes
 #define WAKE_GRANULARITY_NS NS_PER_MS      // how far ahead it must be to take the CPU from the one that runs
 #define SHORT_BURST_NS (150 * NS_PER_US)   // who usually sleeps again this soon gives its CPU to the thread that it wakes
