@@ -33,9 +33,15 @@ static u64 vm_call_g(u64 *r, u64 fn, u64 r12, u64 r13, u64 r14, u64 r15) {
 }
 static u64 vm_call(u64 fn, u64 r12, u64 r13, u64 r14, u64 r15) { return vm_call_g(g, fn, r12, r13, r14, r15); }
 static void out(u16 port, u32 size, u32 v) { u64 r[16]; vm_call_g(r, 0x1e, size, 1, port, v); }
+static u8 in8(u16 port) { u64 r[16]; vm_call_g(r, 0x1e, 1, 0, port, 0); return (u8)r[R11]; }
 
 // --- printing
-static void put(const char *s) { for (; *s; s++) out(0x3f8, 1, (u8)*s); }
+static void put(const char *s) {
+  for (; *s; s++) {
+    while (!(in8(0x3fd) & 0x20)) {} // QEMU drops what is written while the one that reads the port is busy
+    out(0x3f8, 1, (u8)*s);
+  }
+}
 static void put_hex(u64 v) {
   char t[19] = "0x";
   for (int i = 0; i < 16; i++) t[2 + i] = "0123456789abcdef"[v >> (60 - 4 * i) & 15];
