@@ -78,7 +78,7 @@ static int verify_whole(struct hnode *h) {
   struct page **pages = kmalloc((KEEP_PAGES + PASS_PAGES) * sizeof(*pages), 0);
   if (!pages) return -ENOMEM;
   verify_build_begin(&b, h->trusted);
-  for (bool more = true; more && !err;) {
+  for (bool more = true, in_row = true; more && !err;) {
     struct page **now = pages + kept;
     u32 have = 0;
     while (have < step && (now[have] = page_alloc(0, ALLOC_USER)) != NULL) have++;
@@ -92,11 +92,13 @@ static int verify_whole(struct hnode *h) {
     if (n > 0) off += (u64)n;
     u32 used = n > 0 ? (u32)DIV_ROUND_UP((u64)n, PAGE_SIZE) : 0;
     if (n > 0 && !whole) memset(page_bytes(now[used - 1]) + n % (long)PAGE_SIZE, 0, PAGE_SIZE - (u64)n % PAGE_SIZE);
-    // Kept as long as they lie in a row from the start and there is room.
-    bool in_row = n > 0 && kept * PAGE_SIZE + (u64)n == off && kept + used <= KEEP_PAGES;
+    // Kept as long as they lie in a row from the start and there is room. An answer that ends inside a page ends the row:
+    // what follows may reach a page's border again, but that page was completed nowhere but in the hash.
+    in_row &= n > 0 && kept * PAGE_SIZE + (u64)n == off && kept + used <= KEEP_PAGES;
     if (in_row) kept_bytes = off;
     for (u32 k = in_row ? used : 0; k < have; k++) page_put(now[k]);
     kept += in_row ? used : 0;
+    in_row &= whole;
     sched_yield_if_needed();
   }
   struct verify v;
