@@ -214,6 +214,8 @@ static int read_verified(struct inode *i, struct page **pages, unsigned n, u64 i
   u64 end_page = DIV_ROUND_UP(v->size, PAGE_SIZE);
   u64 first = ALIGN_DOWN(index, (u64)LEAF_PAGES), last = MIN(ALIGN_UP(index + n, (u64)LEAF_PAGES), MAX(end_page, index + n));
   unsigned total = (unsigned)(last - first), lead = (unsigned)(index - first), step = virtiofs_max_read() / (unsigned)PAGE_SIZE, ended = 0;
+  // The host chooses step. A piece is whole leaves: nothing is hashed, and shown, that the next read would write to.
+  unsigned piece = MAX(ALIGN_DOWN(step, LEAF_PAGES), LEAF_PAGES);
   struct page **all = kzalloc(total * sizeof(*all));
   int err = all ? 0 : -ENOMEM;
   for (unsigned k = 0; !err && k < total; k++) {
@@ -224,8 +226,8 @@ static int read_verified(struct inode *i, struct page **pages, unsigned n, u64 i
   // In pieces, so that whoever waits for the first page does not wait for the last.
   for (unsigned at = 0; !err && at < total;) {
     unsigned part = 0;
-    for (unsigned have = 0; at + part < total && part < MAX(step, LEAF_PAGES); part += have) {
-      have = MIN(MIN(step, total - at - part), MAX(step, LEAF_PAGES) - part);
+    for (unsigned have = 0; at + part < total && part < piece; part += have) {
+      have = MIN(MIN(step, total - at - part), piece - part);
       long got = virtiofs_read(h->nodeid, fh, (first + at + part) * PAGE_SIZE, all + at + part, have, have * (u32)PAGE_SIZE);
       if (got < 0) {
         err = (int)got;

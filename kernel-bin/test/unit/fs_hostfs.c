@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// Trusted bytes on their way into the page cache, from a host that cuts its answers where it likes, chooses how much is
+// asked for at once, and lies the second time: what is in the cache is the file, or nothing is.
+#include "dev_mock.h"
+#include <sys/stat.h> // <linux/stat.h> defines no modes beside glibc
+#undef RENAME_NOREPLACE
+#undef RENAME_EXCHANGE
+#undef RENAME_WHITEOUT
+#include "../../kernel/lib/sha2.c"
+#include "../../kernel/fs/verify.c"
+#define sched_yield_if_needed mock_yield
+static inline void mock_yield(void) {}
+#include "../../kernel/fs/hostfs_file.c"
+
+struct policy policy;
+#define FILE_PAGES 24u
+static u8 file_bytes[FILE_PAGES * PAGE_SIZE];
+static struct page *cache[FILE_PAGES + 8];
+static u32 max_read_bytes, reads;
+static u64 cut_at;               // an answer that would pass this offset ends there, the next at its page's end; 0: none
+static bool lies_later;          // every offset is answered rightly once
+static u8 answered[FILE_PAGES * PAGE_SIZE];
+
+u32 virtiofs_max_read(void) { return max_read_bytes; }
+u32 virtiofs_max_write(void) { return max_read_bytes; }
+long virtiofs_read(u64 node, u64 fh, u64 off, struct page **pages, unsigned n, u32 len) {
+  CHECK(len <= n * PAGE_SIZE && len <= max_read_bytes && ++reads < 1000);
+  if (off >= sizeof(file_bytes)) return 0;
+  u64 got = MIN((u64)len, sizeof(file_bytes) - off);
+  if (cut_at > off && off + got > cut_at) got = cut_at - off;
+  if (cut_at == off && off % PAGE_SIZE) got = MIN(got, PAGE_SIZE - off % PAGE_SIZE);
+  for (u64 at = 0; at < got; at++) {
+    if (at % PAGE_SIZE == 0) CHECK(!page_test(pages[at / PAGE_SIZE], PG_UPTODATE)); // what was shown is never written to again
+    page_bytes(pages[at / PAGE_SIZE])[at % PAGE_SIZE] = file_bytes[off + at] ^ (lies_later && answered[off + at] ? 0xff : 0);
+    answered[off + at] = 1;
+  }
+  return (long)got;
+}
+int virtiofs_open(u64 node, u32 flags, bool dir, u64 *fh, u32 *open_flags) { *fh = 1; return 0; }
+void virtiofs_release(u64 node, u64 fh, u32 flags, bool dir) {}
+int virtiofs_write(u64 node, u64 fh, u64 off, struct page **pages, u32 first_off, u32 len) { return -EIO; }
+int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir) { return -EIO; }
+int virtiofs_fallocate(u64 node, u64 fh, u32 mode, u64 off, u64 len) { return -EIO; }
+int hnode_resolve(struct hnode *h) { return 0; }
+int hostfs_refresh(struct inode *i, bool force) { return 0; }
+void hnode_log(struct hnode *h, enum log_level level, const char *format) {}
+
+struct page *page_alloc(unsigned order, unsigned flags) { // fresh memory is zeroed: a host may know what it holds
+  struct mock_page *m = calloc(1, sizeof(*m));
+  ref_init(&m->page.refs);
+  return &m->page;
+}
+void page_put(struct page *p) { if (ref_put(&p->refs)) free(p); }
+int pagecache_insert(struct inode *i, u64 index, struct page *p) {
+  CHECK(index < FILE_PAGES && page_test(p, PG_UPTODATE));
+  if (cache[index]) return -EEXIST;
+  cache[index] = p;
+  ref_get(&p->refs);
+  return 0;
+}
+void pagecache_end_read(struct page **pages, unsigned n, int err) {
+  for (unsigned k = 0; k < n && !err; k++) page_set_flag(pages[k], PG_UPTODATE);
+}
+int pagecache_writeback(struct inode *i, u64 first, u64 last) { return 0; }
+int pagecache_fsync(struct file *f, u64 start, u64 len, bool data_only) { return 0; }
+void pagecache_truncate(struct inode *i, u64 size) {}
+void pagecache_remove_range(struct inode *i, u64 first, u64 last) {}
+long pagecache_read(struct file *f, struct iter *it, u64 *pos) { return 0; }
+long pagecache_write(struct file *f, struct iter *it, u64 *pos) { return 0; }
+int pagecache_mmap(struct file *f, struct mmap_request *rq) { return 0; }
+long file_seek_generic(struct file *f, s64 off, int whence) { return 0; }
+int fs_truncate(struct dentry *d, u64 size, struct file *f) { return 0; }
+long dentry_string(struct dentry *d, char *buf, size_t size) { return -1; }
+struct file *path_open(int at, const char *name, u32 flags, u32 mode) { return err_ptr(-ENOENT); }
+long file_read_at(struct file *f, void *buf, size_t n, u64 pos) { return -EIO; }
+void file_put(struct file *f) {}
+
+static struct trusted_node node = { .kind = TRUSTED_FILE };
+static struct inode inode;
+static struct hnode hnode;
+static void start(u64 file_size) {
+  for (u32 k = 0; k < ARRAY_SIZE(cache); k++) {
+    if (cache[k]) page_put(cache[k]);
+    cache[k] = NULL;
+  }
+  if (hnode.vstate == VERIFY_READY) kfree((void *)(uintptr_t)hnode.verify.digests);
+  memset(&hnode, 0, sizeof(hnode));
+  memset(answered, 0, sizeof(answered));
+  inode = (struct inode){ .priv = &hnode, .mode = S_IFREG | 0644, .size = file_size };
+  hnode = (struct hnode){ .inode = &inode, .right = RIGHT_TRUSTED, .trusted = &node };
+  waitq_init(&hnode.verify_wait);
+  cut_at = reads = 0;
+  lies_later = false;
+}
+static unsigned cached_right(void) { // how many pages are there; each must be the file's
+  unsigned n = 0;
+  for (u32 k = 0; k < FILE_PAGES; k++) {
+    if (!cache[k] || !page_test(cache[k], PG_UPTODATE)) continue;
+    CHECK(!memcmp(page_bytes(cache[k]), file_bytes + k * PAGE_SIZE, PAGE_SIZE));
+    n++;
+  }
+  return n;
+}
+
+// An answer that ends inside a page, and the next one at that page's border.
+static void test_cut_answers(void) {
+  sha256_hash(file_bytes, sizeof(file_bytes), node.sha256);
+  for (u64 cut = 0; cut < 6 * PAGE_SIZE; cut += 333) {
+    start(0);
+    max_read_bytes = 2 * PAGE_SIZE;
+    cut_at = cut;
+    CHECK(hostfs_verify(&hnode) == 0 && inode.size == sizeof(file_bytes));
+    CHECK(cached_right() == (cut % PAGE_SIZE ? cut / PAGE_SIZE : FILE_PAGES));
+  }
+}
+
+// How much is asked for at once is the host's choice: whatever it is, a leaf is hashed when all of it was read.
+static void test_steps(void) {
+  for (u32 step = 1; step <= 17; step++) {
+    start(0);
+    max_read_bytes = step * (u32)PAGE_SIZE;
+    CHECK(hostfs_verify(&hnode) == 0);
+    for (u32 k = 0; k < FILE_PAGES; k++)
+      if (cache[k]) page_put(cache[k]), cache[k] = NULL;
+    memset(answered, 0, sizeof(answered));
+    for (u32 k = 0; k < FILE_PAGES; k++) cache[k] = page_alloc(0, 0); // as read-ahead puts them there
+    lies_later = true; // nobody may ask twice
+    CHECK(hostfs_read_pages(&inode, cache, FILE_PAGES, 0) == 0);
+    CHECK(cached_right() == FILE_PAGES);
+    for (u32 k = 0; k < FILE_PAGES; k++) page_put(cache[k]), cache[k] = page_alloc(0, 0);
+    CHECK(hostfs_read_pages(&inode, cache, FILE_PAGES, 0) == -EIO && cached_right() == 0);
+  }
+}
+
+int main(void) {
+  for (size_t i = 0; i < sizeof(file_bytes); i++) file_bytes[i] = (u8)unit_random();
+  // Zeroes behind the first page of the second leaf: what fresh pages hold before anything is read into them.
+  memset(file_bytes + 5 * PAGE_SIZE, 0, 3 * PAGE_SIZE);
+  test_cut_answers();
+  test_steps();
+  start(0);
+  return UNIT_END("fs_hostfs");
+}
