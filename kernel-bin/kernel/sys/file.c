@@ -246,12 +246,9 @@ long sys_close(u64 fd) { return fd_close((int)fd); }
 long sys_close_range(u64 first, u64 last, u64 flags) {
   enum { UNSHARE = 2, CLOEXEC = 4 };
   if (flags & ~(u64)(UNSHARE | CLOEXEC) || (u32)first > (u32)last) return -EINVAL;
-  if (flags & UNSHARE) {
-    struct lwp *l = lwp_current();
-    struct fdtable *mine = fdtable_copy(l->fds), *shared = l->fds;
-    if (!mine) return -ENOMEM;
-    l->fds = mine;
-    fdtable_put(shared);
+  if (flags & UNSHARE) { // as unshare(2) does it: /proc takes references of the table meanwhile
+    long err = process_unshare(0x400 /* CLONE_FILES */);
+    if (err) return err;
   }
   return fd_close_range((u32)first, (u32)last, flags & CLOEXEC);
 }
