@@ -175,6 +175,9 @@ int mount_add(const char *path, struct super *s, u32 flags, const char *source) 
   }
   s->mount = m;
   if (m->covers) WRITE_ONCE(m->covers->mounted, m);
+  // What leads to a mount stays what it was at boot: a host that is asked again could answer with another directory, and
+  // the same path would lead into that instead of the mount.
+  for (struct dentry *d = m->covers; d; d = d->parent) d->valid_until_ns = ~0ull;
   spin_lock(&mounts_lock);
   list_push_back(&mounts, &m->link);
   spin_unlock(&mounts_lock);

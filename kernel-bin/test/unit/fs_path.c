@@ -201,6 +201,29 @@ static void test_mounts(void) {
   file_put(f);
 }
 
+// A host whose directories are others each time it is asked: the way to a mount stays.
+static int moving_lookup(struct inode *dir, struct dentry *d) {
+  if (!(d->inode = inode_create(d->super, S_IFDIR | 0755))) return -ENOMEM;
+  d->inode->ops = dir->ops;
+  d->inode->fops = &empty_fops;
+  d->valid_until_ns = mock_now_ns + 1;
+  return 0;
+}
+static const struct inode_ops moving_ops = { .lookup = moving_lookup };
+static void test_moving_host(void) {
+  struct kstat a, b;
+  struct super *s = super_create("moving", 0), *t = tmpfs_create(0, 0755);
+  struct inode *i = inode_create(s, S_IFDIR | 0755);
+  i->ops = &moving_ops;
+  i->fops = &empty_fops;
+  dentry_create_root(s, i);
+  CHECK(mount_add("/mnt/moving", s, 0, NULL) == 0 && mount_add("/mnt/moving/x/y/z", t, 0, NULL) == 0);
+  CHECK(mock_stat("/mnt/moving/a", true, &a) == 0);
+  mock_now_ns += 10;
+  CHECK(mock_stat("/mnt/moving/a", true, &b) == 0 && a.ino != b.ino);
+  CHECK(mock_stat("/mnt/moving/x/y/z", true, &b) == 0 && b.dev == t->dev);
+}
+
 static void test_devices(void) {
   char buf[8] = "abcdefg";
   struct file *f = path_open(AT_FDCWD, "/dev/null", O_RDWR, 0);
@@ -238,6 +261,7 @@ int main(void) {
   test_rename();
   test_permission();
   test_mounts();
+  test_moving_host();
   test_devices();
   test_dentry_limit();
   return UNIT_END("fs_path");
