@@ -119,11 +119,13 @@ static int listing_make(struct file *f, struct listing **out) {
   static const u8 types[] = { [TRUSTED_DIR] = DT_DIR, [TRUSTED_FILE] = DT_REG, [TRUSTED_LINK] = DT_LNK };
   struct hnode *dir = hnode_of(f->inode);
   const struct trusted_node *t = dir->trusted;
-  struct dentry *parent = f->dentry->parent;
   struct listing *l = kzalloc(sizeof(*l));
   if (!l) return -ENOMEM;
+  spin_lock(&dcache_lock); // a rename may take the parent away
+  u64 up = f->dentry->parent ? f->dentry->parent->inode->ino : f->inode->ino;
+  spin_unlock(&dcache_lock);
   int err = listing_add(l, ".", 1, f->inode->ino, DT_DIR);
-  if (!err) err = listing_add(l, "..", 2, parent ? parent->inode->ino : f->inode->ino, DT_DIR);
+  if (!err) err = listing_add(l, "..", 2, up, DT_DIR);
   for (u32 k = 0; !err && t && k < t->child_count; k++)
     err = listing_add(l, t->children[k].name, t->children[k].name_len, BIT(48) + t->children[k].id, types[t->children[k].kind]);
   // In a directory that only the policy knows the host has nothing to add.

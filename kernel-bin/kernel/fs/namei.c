@@ -46,8 +46,8 @@ out:
 static int create_end(struct walk *w, struct dentry *d, int r, u32 mask) {
   if (r) dentry_drop(d); // whatever the host did: look again next time
   else dentry_hash_made(d);
+  if (!r) fs_notify_name(w->cur.dentry, mask, 0, d->name, d->name_len); // a rename may take the name away after the lock
   mutex_unlock(&w->cur.dentry->inode->lock);
-  if (!r) fs_notify_name(w->cur.dentry, mask, 0, d->name, d->name_len);
   return r;
 }
 

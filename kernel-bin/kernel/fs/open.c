@@ -144,10 +144,10 @@ static struct dentry *find_or_create(struct walk *w, u32 flags, u32 mode, bool *
     } else {
       *created = true;
       dentry_hash_made(d);
+      fs_notify_name(parent, IN_CREATE, 0, d->name, d->name_len); // a rename may take the name away after the lock
     }
   }
   mutex_unlock(&dir->lock);
-  if (!is_err(d) && *created) fs_notify_name(parent, IN_CREATE, 0, d->name, d->name_len);
   return d;
 }
 
