@@ -192,8 +192,11 @@ static void remove_range(struct inode *i, u64 first, u64 last, bool clean_only) 
 
 void pagecache_remove_range(struct inode *i, u64 first, u64 last) { remove_range(i, first, last, false); }
 void pagecache_invalidate(struct inode *i) { remove_range(i, 0, ~0ull, true); }
+// Advice from anybody who has the file open: not while a write() copies into a page that it has not marked dirty yet.
 void pagecache_discard(struct inode *i, u64 first, u64 last) {
-  if (!storage(i)) remove_range(i, first, last, true);
+  if (storage(i) || !mutex_trylock(&i->lock)) return;
+  remove_range(i, first, last, true);
+  mutex_unlock(&i->lock);
 }
 
 void pagecache_zero_range(struct inode *i, u64 from, u64 to) {

@@ -94,6 +94,7 @@ void wait_finish(struct waitq *q, struct waiter *w) {}
 void mutex_init(struct mutex *m, enum lock_rank rank) { m->owner = NULL; }
 void mutex_lock(struct mutex *m) { ASSERT(!m->owner); m->owner = &mock_thread; }
 int mutex_lock_interruptible(struct mutex *m) { mutex_lock(m); return 0; }
+bool mutex_trylock(struct mutex *m) { return m->owner ? false : (mutex_lock(m), true); }
 void mutex_unlock(struct mutex *m) { ASSERT(m->owner); m->owner = NULL; }
 struct thread *kthread_run(const char *n, void (*e)(void *), void *a) { return NULL; } // no read-ahead threads: in line
 void thread_put(struct thread *t) {}
@@ -137,7 +138,11 @@ size_t iter_to(struct iter *it, const void *src, size_t n) {
   it->left -= n;
   return n;
 }
+static void (*mock_meanwhile)(void); // what another thread does once, while a program's data is copied in
 size_t iter_from(struct iter *it, void *dst, size_t n) {
+  void (*meanwhile)(void) = mock_meanwhile;
+  mock_meanwhile = NULL;
+  if (meanwhile) meanwhile();
   n = MIN(n, it->left);
   memcpy(dst, it->kbuf, n);
   it->kbuf += n;

@@ -134,6 +134,23 @@ static void test_errors(void) {
   disk_close(f);
 }
 
+static struct inode *discarded;
+static void discard(void) { pagecache_discard(discarded, 0, ~0ull); }
+static void test_discard(void) { // advice is no reason to lose what write() is putting into a clean page
+  u8 buf[64];
+  struct file *f = disk_open(MIB);
+  discarded = f->inode;
+  CHECK(mock_pread(f, buf, 64, 0) == 64 && f->inode->nr_pages);
+  discard();
+  CHECK(!f->inode->nr_pages);
+  CHECK(mock_pread(f, buf, 64, 0) == 64);
+  memset(buf, 0x5a, sizeof buf);
+  mock_meanwhile = discard;
+  CHECK(mock_pwrite(f, buf, 64, 100) == 64 && f->inode->nr_dirty == 1);
+  disk_close(f);
+  CHECK(!memcmp(disk + 100, buf, 64));
+}
+
 static void test_random(bool on_disk, unsigned rounds) {
   static u8 model[DISK_MAX], buf[DISK_MAX];
   u64 size = on_disk ? 700000 : 0;
@@ -261,6 +278,7 @@ int main(void) {
   mock_boot();
   test_read();
   test_errors();
+  test_discard();
   test_random(true, 4000);
   test_random(false, 4000);
   test_append_and_times();
