@@ -133,7 +133,7 @@ void hnode_attr(struct inode *i, const struct host_entry *e) {
   i->rdev = a->rdev;
   i->atime = (struct timespec64){ (s64)a->atime, a->atimensec };
   spin_lock(&h->lock);
-  bool ours = h->writers || READ_ONCE(i->nr_dirty); // our size and times are newer than the host's
+  bool ours = h->writers || hostfs_unwritten(i); // our size and times are newer than the host's
   bool changed = !h->own_change && (h->host_size != a->size || h->host_mtime_ns != mtime);
   if (!ours) h->own_change = false;
   h->host_size = a->size;

@@ -47,6 +47,11 @@ struct host_super { // super->priv
 
 static inline struct hnode *hnode_of(const struct inode *i) { return i->priv; }
 static inline struct host_super *host_super_of(const struct super *s) { return s->priv; }
+// Something that was written is not on the host yet: dirty, or on its way. In this order: a write-back has wb_busy before
+// it takes marks away, and until its WRITEs are answered.
+static inline bool hostfs_unwritten(const struct inode *i) {
+  return __atomic_load_n(&i->nr_dirty, __ATOMIC_ACQUIRE) || __atomic_load_n(&i->wb_busy, __ATOMIC_ACQUIRE);
+}
 static inline u64 attr_time_ns(u64 sec, u32 nsec) { return sec * NS_PER_SEC + nsec; }
 
 // hostfs.c

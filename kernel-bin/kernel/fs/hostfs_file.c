@@ -166,11 +166,11 @@ static void hostfs_release(struct file *f) {
   struct inode *i = f->inode;
   struct hnode *h = hnode_of(i);
   if ((f->flags & O_ACCMODE) == O_RDONLY) return;
-  int err = READ_ONCE(h->writers) == 1 && READ_ONCE(i->nr_dirty) && i->nlink ? pagecache_writeback(i, 0, ~0ull) : 0;
+  int err = READ_ONCE(h->writers) == 1 && hostfs_unwritten(i) && i->nlink ? pagecache_writeback(i, 0, ~0ull) : 0;
   if (err && err != -ERESTARTSYS && err != -ERESTARTNOINTR) printk(LOG_WARN, "fs: writing back at close: error %d\n", err);
   spin_lock(&h->lock);
   u64 fh = h->wr_fh;
-  bool close = --h->writers == 0 && h->has_wr && !READ_ONCE(i->nr_dirty);
+  bool close = --h->writers == 0 && h->has_wr && !hostfs_unwritten(i); // the flusher's WRITEs name this handle
   if (close) h->has_wr = false;
   spin_unlock(&h->lock);
   if (close) virtiofs_release(h->nodeid, fh, O_RDWR, false);

@@ -37,7 +37,8 @@ long virtiofs_read(u64 node, u64 fh, u64 off, struct page **pages, unsigned n, u
   return (long)got;
 }
 int virtiofs_open(u64 node, u32 flags, bool dir, u64 *fh, u32 *open_flags) { *fh = 1; return 0; }
-void virtiofs_release(u64 node, u64 fh, u32 flags, bool dir) {}
+static u32 releases;
+void virtiofs_release(u64 node, u64 fh, u32 flags, bool dir) { releases++; }
 int virtiofs_write(u64 node, u64 fh, u64 off, struct page **pages, u32 first_off, u32 len) { return -EIO; }
 int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir) { return -EIO; }
 int virtiofs_fallocate(u64 node, u64 fh, u32 mode, u64 off, u64 len) { return -EIO; }
@@ -132,12 +133,27 @@ static void test_steps(void) {
   }
 }
 
+// The last close while the flusher's WRITEs are on their way: they name the handle, so it stays.
+static void test_close(void) {
+  start(0);
+  hnode.right = RIGHT_ALLOWED;
+  struct file f = { .inode = &inode, .flags = O_RDWR };
+  for (int busy = 1; busy >= 0; busy--) {
+    CHECK(write_handle(&hnode, true) == 0 && hnode.writers == 1);
+    inode.wb_busy = (u32)busy;
+    releases = 0;
+    hostfs_release(&f);
+    CHECK(releases == !busy && hnode.has_wr == busy && !hnode.writers);
+  }
+}
+
 int main(void) {
   for (size_t i = 0; i < sizeof(file_bytes); i++) file_bytes[i] = (u8)unit_random();
   // Zeroes behind the first page of the second leaf: what fresh pages hold before anything is read into them.
   memset(file_bytes + 5 * PAGE_SIZE, 0, 3 * PAGE_SIZE);
   test_cut_answers();
   test_steps();
+  test_close();
   start(0);
   return UNIT_END("fs_hostfs");
 }
