@@ -326,7 +326,13 @@ static long hostfs_fallocate(struct file *f, int mode, u64 off, u64 len) {
   int err = pagecache_writeback(i, off >> PAGE_SHIFT, (off + len - 1) >> PAGE_SHIFT);
   if (!err) err = write_handle(h, false);
   if (!err) err = virtiofs_fallocate(h->nodeid, h->wr_fh, (u32)mode, off, len);
-  if (!err && (mode & FALLOC_PUNCH_HOLE)) pagecache_remove_range(i, off >> PAGE_SHIFT, (off + len - 1) >> PAGE_SHIFT);
+  if (!err && (mode & FALLOC_PUNCH_HOLE)) {
+    // Pages at the edges stay: a mapping may have stored beside the hole since they were written back.
+    u64 end = off + len, first = DIV_ROUND_UP(off, PAGE_SIZE), last = end >> PAGE_SHIFT; // whole pages: [first, last)
+    pagecache_zero_range(i, off, MIN(end, first << PAGE_SHIFT));
+    if (last >= first) pagecache_zero_range(i, MAX(off, last << PAGE_SHIFT), end);
+    if (last > first) pagecache_remove_range(i, first, last - 1);
+  }
   if (!err && !mode && off + len > i->size) pagecache_truncate(i, off + len);
   h->own_change = true;
   mutex_unlock(&i->lock);

@@ -66,6 +66,7 @@ int pagecache_writeback(struct inode *i, u64 first, u64 last) { return 0; }
 int pagecache_fsync(struct file *f, u64 start, u64 len, bool data_only) { return 0; }
 void pagecache_truncate(struct inode *i, u64 size) {}
 void pagecache_remove_range(struct inode *i, u64 first, u64 last) {}
+void pagecache_zero_range(struct inode *i, u64 from, u64 to) {}
 long pagecache_read(struct file *f, struct iter *it, u64 *pos) { return 0; }
 long pagecache_write(struct file *f, struct iter *it, u64 *pos) { return 0; }
 int pagecache_mmap(struct file *f, struct mmap_request *rq) { return 0; }
