@@ -521,6 +521,7 @@ static int hostfs_link(struct dentry *old, struct inode *dir, struct dentry *d) 
     err = -EIO;
   }
   err = finish_create(dir, d, err, &e);
+  if (!err) WRITE_ONCE(old->inode->nlink, e.attr.nlink); // also while a write holds its lock: at 0, dirty pages are dropped
   if (!err) WRITE_ONCE(h->attr_valid_until, 0);
   return err;
 }
