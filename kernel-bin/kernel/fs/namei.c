@@ -180,13 +180,17 @@ int fs_rmdir(int at, const char *name) {
   int r = remove_begin(&w, at, name, true, &d);
   if (r) return r;
   struct inode *dir = w.cur.dentry->inode;
-  mutex_lock(&d->inode->lock); // nobody makes something in it while it goes
-  r = dir->ops->rmdir ? dir->ops->rmdir(dir, d) : -EPERM;
-  if (!r) {
-    d->inode->flags |= INODE_DEAD;
-    dentry_delete(d);
+  if (d->inode == dir) { // a host that says a directory contains itself: its lock is held
+    r = -EIO;
+  } else {
+    mutex_lock(&d->inode->lock); // nobody makes something in it while it goes
+    r = dir->ops->rmdir ? dir->ops->rmdir(dir, d) : -EPERM;
+    if (!r) {
+      d->inode->flags |= INODE_DEAD;
+      dentry_delete(d);
+    }
+    mutex_unlock(&d->inode->lock);
   }
-  mutex_unlock(&d->inode->lock);
   mutex_unlock(&dir->lock);
   if (!r) notify_gone(w.cur.dentry, d, true);
   dentry_put(d);
@@ -222,6 +226,7 @@ static int rename_check(struct walk *wf, struct walk *wt, struct dentry *o, stru
   if (dentry_is_below(wt->cur.dentry, o)) return -EINVAL;
   if (v && dentry_is_below(wf->cur.dentry, n)) return exchange ? -EINVAL : -ENOTEMPTY;
   if (from->super->flags & SUPER_RDONLY) return -EROFS;
+  if (i == from || i == to || v == from || v == to) return -EIO; // only a host has a directory twice: its lock is held
   if (i == v) return 1; // two names of one file, or one name: nothing happens, nor is there anything to exchange
   if ((r = inode_permission(from, MAY_WRITE | MAY_EXEC)) || (r = inode_permission(to, MAY_WRITE | MAY_EXEC))) return r;
   if ((r = inode_check_sticky(from, i))) return r;

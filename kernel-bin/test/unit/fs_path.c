@@ -224,6 +224,23 @@ static void test_moving_host(void) {
   CHECK(mock_stat("/mnt/moving/x/y/z", true, &b) == 0 && b.dev == t->dev);
 }
 
+// A host whose directories contain themselves: their locks are taken once.
+static int loop_lookup(struct inode *dir, struct dentry *d) {
+  d->inode = inode_get(dir);
+  return 0;
+}
+static int loop_change(struct inode *from, struct dentry *o, struct inode *to, struct dentry *n, u32 flags) { return 0; }
+static const struct inode_ops loop_ops = { .lookup = loop_lookup, .rename = loop_change };
+static void test_looping_host(void) {
+  struct super *s = super_create("loop", 0);
+  struct inode *i = inode_create(s, S_IFDIR | 0755);
+  i->ops = &loop_ops;
+  i->fops = &empty_fops;
+  dentry_create_root(s, i);
+  CHECK(mount_add("/mnt/loop", s, 0, NULL) == 0);
+  CHECK(fs_rmdir(AT_FDCWD, "/mnt/loop/a/b") == -EIO && fs_rename(AT_FDCWD, "/mnt/loop/a", AT_FDCWD, "/mnt/loop/b", 0) == -EIO);
+}
+
 static void test_devices(void) {
   char buf[8] = "abcdefg";
   struct file *f = path_open(AT_FDCWD, "/dev/null", O_RDWR, 0);
@@ -262,6 +279,7 @@ int main(void) {
   test_permission();
   test_mounts();
   test_moving_host();
+  test_looping_host();
   test_devices();
   test_dentry_limit();
   return UNIT_END("fs_path");
