@@ -70,20 +70,22 @@ void readahead_init(void) {
 
 // Starts reading [index, index + n) and does not wait. Returns where the request ends.
 static u64 start(struct inode *i, u64 index, u64 n) {
+  bool queued = !(i->super->flags & SUPER_ASYNC) && workers_run;
+  // A fault holds the object alone: its area and file may be gone, and a deleted inode's last reference with them.
+  if (queued && !ref_get_unless_zero(&i->refs)) return index;
   struct request *rq = collect(i, index, n);
-  if (!rq) return index;
-  u64 end = index + rq->n;
-  if (!rq->n) {
+  if (!rq || !rq->n) {
+    if (queued) inode_put(i);
     kfree(rq);
     return index;
   }
+  u64 end = index + rq->n;
   page_set_flag(rq->pages[0], PG_READAHEAD); // locked by us: it is still there
-  if ((i->super->flags & SUPER_ASYNC) || !workers_run) {
+  if (!queued) {
     if (i->ops->read_pages(i, rq->pages, rq->n, index)) {}
     kfree(rq);
     return end;
   }
-  inode_get(i);
   spin_lock(&queue_lock);
   list_push_back(&queue, &rq->link);
   spin_unlock(&queue_lock);

@@ -134,6 +134,20 @@ static void test_errors(void) {
   disk_close(f);
 }
 
+static void test_orphan_fault(void) { // a fault whose area, file and name went meanwhile: only the object is held
+  struct file *f = disk_open(MIB);
+  struct inode *i = f->inode;
+  struct page *p = NULL;
+  u32 refs = i->refs.n;
+  workers_run = true;
+  i->refs.n = 0;
+  CHECK(i->mem.ops->get_page(&i->mem, 0, false, &p) == 0 && p && list_empty(&queue));
+  page_put(p);
+  i->refs.n = refs;
+  workers_run = false;
+  disk_close(f);
+}
+
 static struct inode *discarded;
 static void discard(void) { pagecache_discard(discarded, 0, ~0ull); }
 static void test_discard(void) { // advice is no reason to lose what write() is putting into a clean page
@@ -279,6 +293,7 @@ int main(void) {
   test_read();
   test_errors();
   test_discard();
+  test_orphan_fault();
   test_random(true, 4000);
   test_random(false, 4000);
   test_append_and_times();
