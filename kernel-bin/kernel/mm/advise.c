@@ -42,13 +42,11 @@ int mm_populate(struct aspace *as, uptr addr, u64 len) { return populate(as, add
 
 // --- madvise
 static int zap_range(struct aspace *as, uptr start, uptr end) { // sem held
-  int err = pt_split_borders(as, start, end);
-  if (err) return err;
   struct gather g;
   gather_begin(&g, as);
-  pt_zap(&g, start, end);
+  int err = pt_zap(&g, start, end);
   gather_end(&g);
-  return 0;
+  return err;
 }
 
 static int advise_discard(struct aspace *as, uptr start, uptr end, bool free_only) {

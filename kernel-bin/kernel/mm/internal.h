@@ -64,8 +64,8 @@ struct gather {
 void gather_begin(struct gather *g, struct aspace *as);
 void gather_flush(struct gather *g);                               // no spinlock held: shootdown, then free
 void gather_end(struct gather *g);
-// Unmaps [start, end). Takes pt_lock itself, drops it to flush. Borders inside 2 MiB pages must have been split.
-void pt_zap(struct gather *g, uptr start, uptr end);
+// Unmaps [start, end). Takes pt_lock itself, drops it to flush. -ENOMEM: a border lies in a 2 MiB page that could not be split.
+int __must_check pt_zap(struct gather *g, uptr start, uptr end);
 void pt_free_tables(struct gather *g, uptr start, uptr end, uptr floor, uptr ceiling); // empty ones, after [start, end) went; sem held for write
 void pt_protect(struct aspace *as, uptr start, uptr end, u32 vma_flags); // borders split; takes pt_lock, flushes
 int __must_check pt_split_borders(struct aspace *as, uptr start, uptr end); // takes pt_lock; -ENOMEM

@@ -26,7 +26,7 @@ int unmap_locked(struct aspace *as, uptr start, uptr end, struct list *dead) {
   struct vma *before = vma_prev(v);
   struct gather g;
   gather_begin(&g, as);
-  pt_zap(&g, start, end);
+  (void)!pt_zap(&g, start, end); // cannot fail: isolate_locked has split the borders, and sem is held for write
   while (v && v->start < end) {
     struct vma *next = vma_next(v);
     vma_unlink(as, v);

@@ -116,11 +116,14 @@ int pt_split_huge(struct aspace *as, uptr addr) {
   return 0;
 }
 
+static int split_borders_locked(struct aspace *as, uptr start, uptr end) {
+  int err = start % HUGE_SIZE ? pt_split_huge(as, start) : 0;
+  return !err && end % HUGE_SIZE ? pt_split_huge(as, end) : err;
+}
+
 int pt_split_borders(struct aspace *as, uptr start, uptr end) {
-  int err = 0;
   spin_lock(&as->pt_lock);
-  if (start % HUGE_SIZE) err = pt_split_huge(as, start);
-  if (!err && end % HUGE_SIZE) err = pt_split_huge(as, end);
+  int err = split_borders_locked(as, start, end);
   spin_unlock(&as->pt_lock);
   return err;
 }
@@ -200,13 +203,18 @@ static uptr zap_some(struct gather *g, uptr addr, uptr end, bool objects_only) {
   return end;
 }
 
-void pt_zap(struct gather *g, uptr start, uptr end) {
-  while (start < end) {
+// The borders are split under the lock that the entries go under: where sem is held for read only (madvise), a fault beside
+// us may put a 2 MiB page there as soon as the lock is free.
+int pt_zap(struct gather *g, uptr start, uptr end) {
+  int err = 0;
+  while (start < end && !err) {
     spin_lock(&g->as->pt_lock);
-    start = zap_some(g, start, end, false);
+    err = split_borders_locked(g->as, start, end);
+    if (!err) start = zap_some(g, start, end, false);
     spin_unlock(&g->as->pt_lock);
     if (start < end) gather_flush(g);
   }
+  return err;
 }
 
 bool pt_zap_object(struct gather *g, uptr start, uptr end) {
@@ -336,9 +344,9 @@ int pt_move(struct aspace *as, uptr from, uptr to, u64 len) {
   struct gather g;
   gather_begin(&g, as);
   gather_range(&g, from, len);
-  pt_zap(&g, from, end);
+  err = pt_zap(&g, from, end); // nothing is left to split
   gather_end(&g);
-  return 0;
+  return err;
 }
 
 void mm_vma_stats(struct vma *v, struct vma_stats *st) {
