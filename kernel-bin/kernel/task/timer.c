@@ -65,16 +65,19 @@ void timer_start(struct timer *t, u64 deadline_ns) {
 }
 
 bool timer_cancel(struct timer *t) {
-  for (;;) {
+  for (bool cancelled = false;;) {
     u64 flags = irq_save();
     struct runq *rq = timer_lock_home(t);
-    bool was_queued = t->queued;
-    if (was_queued) timer_remove_locked(rq, t);
-    // fn may free or restart its own timer, so only another CPU has to wait for it.
+    if (t->queued) {
+      timer_remove_locked(rq, t);
+      cancelled = true;
+    }
+    // fn may free or restart its own timer, so only another CPU has to wait for it: also when the timer was queued again,
+    // by fn or beside it, since the caller may free it now.
     bool busy = rq->running == t && rq != this_cpu()->rq;
     spin_unlock(&rq->timer_lock);
     irq_restore(flags);
-    if (was_queued || !busy) return was_queued;
+    if (!busy) return cancelled;
     cpu_relax();
   }
 }
