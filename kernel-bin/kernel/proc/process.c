@@ -110,6 +110,7 @@ int pid_publish_locked(struct process *p, struct lwp *l) {
   list_push_back(&home->threads, &l->in_process);
   home->thread_count++;
   atomic_inc(&home->live);
+  signal_recalc_locked(l); // exit_group, exec or a stop that told all threads just before did not tell this one
   spin_unlock(&home->sighand->lock);
   lwp_count++;
   return 0;
