@@ -104,6 +104,34 @@ static void fork_snapshots(void) {
   munmap(area, AREA_PAGES * PAGE);
 }
 
+// Ranges whose borders lie in a 2 MiB page that a fault beside it makes: how it comes out is open, but it does.
+static volatile int round_begun, round_done;
+static char *huge_area;
+static void *toucher(void *arg) {
+  for (int i = 1; i <= 40; i++) {
+    while (round_begun < i) {}
+    *(volatile char *)(huge_area + (1 << 20)) = 1;
+    round_done = i;
+  }
+  return NULL;
+}
+static void discards_beside_faults(void) {
+  const size_t huge = 2 << 20;
+  char *p = mmap(NULL, 8 * huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  huge_area = (char *)(((unsigned long)p + huge - 1) & ~(huge - 1)) + huge;
+  pthread_t t;
+  pthread_create(&t, NULL, toucher, NULL);
+  for (int i = 1; i <= 40; i++) {
+    CHECK(mmap(huge_area, huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == huge_area);
+    (void)!madvise(huge_area, huge, MADV_HUGEPAGE);
+    round_begun = i;
+    while (round_done < i) CHECK(madvise(huge_area + 4096, huge - 4096, MADV_DONTNEED) == 0);
+    CHECK(madvise(huge_area + 4096, huge - 8192, MADV_DONTNEED) == 0 && huge_area[1 << 20] == 0);
+  }
+  pthread_join(t, NULL);
+  munmap(p, 8 * huge);
+}
+
 static void nothing_is_lost(void) { // hundreds of children with memory of their own: the machine has as much as before
   for (int i = 0; i < 200; i++) {
     pid_t pid = fork();
@@ -151,6 +179,7 @@ int main(int argc, char **argv) {
   if (argc > 1) rounds = atoi(argv[1]);
   RUN(threads_churn);
   RUN(fork_snapshots);
+  RUN(discards_beside_faults);
   RUN(nothing_is_lost);
   RUN(shared_file);
   FINISH();
