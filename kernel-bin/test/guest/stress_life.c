@@ -4,6 +4,7 @@
 #include "check.h"
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -222,10 +223,40 @@ static void fork_and_map(void) {
   }
 }
 
+// exit_group while another thread makes threads: the one that is born just then must end as well.
+static char born_stack[4][16384];
+static int born(void *arg) {
+  for (;;) __asm__ volatile("pause");
+  return 0;
+}
+static int maker(void *arg) {
+  *(volatile int *)arg = 1;
+  for (int i = 1; i < 4; i++)
+    clone(born, born_stack[i] + sizeof born_stack[i], CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, NULL);
+  for (;;) pause();
+  return 0;
+}
+static void ends_while_threads_are_made(void) {
+  for (unsigned round = 0; round < 300; round++) {
+    pid_t p = fork();
+    if (!p) {
+      volatile int begun = 0;
+      clone(maker, born_stack[0] + sizeof born_stack[0], CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, (void *)&begun);
+      while (!begun) {}
+      unsigned wait = round * 7919 % 400;
+      for (volatile unsigned i = 0; i < wait * wait / 8; i++) {}
+      syscall(SYS_exit_group, 3);
+    }
+    int st = wait_for(p);
+    CHECK(WIFEXITED(st) && WEXITSTATUS(st) == 3);
+  }
+}
+
 int main(void) {
   RUN(kill_sleepers);
   RUN(thread_churn);
   RUN(group_ends);
+  RUN(ends_while_threads_are_made);
   RUN(signal_storm);
   RUN(pipe_under_fire);
   RUN(fpu_switching);
