@@ -77,15 +77,15 @@ static bool pid_used(int pid) {
 }
 
 int pid_alloc_locked(void) {
+  static bool reused; // numbers rise until the first wrap: only since then can one be in use as a group or session alone
   bool wrapped = false;
   for (int pid = last_pid + 1;; pid++) {
     if (pid >= PID_MAX) {
       if (wrapped) return -EAGAIN;
-      wrapped = true;
+      wrapped = reused = true;
       pid = 300;
     }
-    // Numbers rise until the first wrap, so only then can one be in use as a group or session alone.
-    if (!radix_get(&by_pid, (u64)pid) && !radix_get(&by_tid, (u64)pid) && (pid > last_pid || !pid_used(pid))) {
+    if (!radix_get(&by_pid, (u64)pid) && !radix_get(&by_tid, (u64)pid) && (!reused || !pid_used(pid))) {
       last_pid = pid;
       return pid;
     }
