@@ -108,7 +108,8 @@ int signal_send_locked(struct process *p, struct lwp *l, const struct ksiginfo *
   if (signo < SIGRTMIN && (q->set & bit)) goto notify; // one of each is enough
   if (!entry) {
     bool room = p->sigqueue_count < p->rlimits[RLIMIT_SIGPENDING].cur;
-    if (room || si->code >= 0) entry = kmalloc(sizeof *entry, ALLOC_NORECLAIM);
+    // Of the others one is enough; kill's real-time ones would queue without end.
+    if (room || (signo < SIGRTMIN && si->code >= 0)) entry = kmalloc(sizeof *entry, ALLOC_NORECLAIM);
     if (entry) {
       *entry = (struct sigentry){ 0 };
       p->sigqueue_count++;
