@@ -407,8 +407,10 @@ static long prlimit(int pid, u64 which, const struct rlimit64_k *set, struct rli
   struct process *p = self_or_pid_locked(pid);
   if (p) {
     spin_lock(&p->sighand->lock);
+    const struct cred *me = my_cred();
     *get = p->rlimits[which];
-    r = set ? set_limit_locked(p, (unsigned)which, set) : 0;
+    if (p != process_current() && me->euid && (me->uid != p->cred.uid || me->uid != p->cred.euid || me->uid != p->cred.suid)) r = -EPERM;
+    else r = set ? set_limit_locked(p, (unsigned)which, set) : 0;
     struct lwp *l;
     list_for_each(l, &p->threads, in_process)
       if (l->as && set && !r && !as) as = aspace_get(l->as);
