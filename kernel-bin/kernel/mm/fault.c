@@ -253,6 +253,7 @@ int stack_grow(struct aspace *as, uptr addr) {
   if (v->start <= addr) return 0;
   uptr start = addr & PAGE_MASK;
   if (!(v->flags & VMA_GROWSDOWN) || v->end - start > as->stack_limit_bytes) return -EFAULT;
+  if (v->obj && (v->start - start) >> PAGE_SHIFT > v->pgoff) return -EFAULT; // before the file's first page: memobj_unmap would not find it
   if (((as->total_pages << PAGE_SHIFT) + (v->start - start)) > as->as_limit_bytes) return -EFAULT;
   struct vma *below = vma_prev(v);
   if (below) {
