@@ -127,11 +127,11 @@ void lwp_exit(int status) {
   struct list dead = LIST_INIT(dead);
   flags = spin_lock_irqsave(&process_lock);
   l->fs = NULL;
-  u64 utime, stime;
-  lwp_times(l, &utime, &stime);
   if (!p->exiting && l->tid == p->pid) p->exit_status = status;
-  pid_forget_lwp_locked(l);
   spin_lock(&p->sighand->lock);
+  u64 utime, stime; // what it used moves to the process as it leaves the list: the sum of both never goes back
+  lwp_times(l, &utime, &stime);
+  pid_forget_lwp_locked(l);
   p->utime_ns += utime;
   p->stime_ns += stime;
   p->minflt += l->minflt;

@@ -116,13 +116,10 @@ int pid_publish_locked(struct process *p, struct lwp *l) {
   return 0;
 }
 
-void pid_forget_lwp_locked(struct lwp *l) {
-  struct process *p = l->process;
+void pid_forget_lwp_locked(struct lwp *l) { // sighand->lock held too
   radix_remove(&by_tid, (u64)l->tid);
-  spin_lock(&p->sighand->lock);
   list_remove(&l->in_process);
-  p->thread_count--;
-  spin_unlock(&p->sighand->lock);
+  l->process->thread_count--;
   lwp_count--;
 }
 
