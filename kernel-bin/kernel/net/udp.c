@@ -237,6 +237,7 @@ static long udp_recvmsg(struct socket *s, struct msg *m, u32 flags) {
   struct datagram *d;
   bool peek = flags & MSG_PEEK;
   u64 deadline = socket_deadline(s->rcvtimeo_ns);
+  m->name_len = 0; // also when nothing was received: the end of what shutdown() left
   if (flags & MSG_OOB) return -EINVAL;
   if (flags & MSG_ERRQUEUE_) return -EAGAIN;
   while (!(d = take(u, peek))) {

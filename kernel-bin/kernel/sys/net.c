@@ -426,7 +426,7 @@ static long do_recvmsg(struct socket *s, struct file *f, uptr user, u32 flags) {
   if ((err = iov_import(&iov, h.iov, h.iov_len, &m.it))) return err == -EINVAL && h.iov_len > MAX_IOV ? -EMSGSIZE : err;
   if (h.name) {
     m.name = &name;
-    m.name_len = sizeof name;
+    m.name_len = 0; // until the family sets it: what it leaves alone is our stack
   }
   m.want_cred = s->so_flags & SOF_PASSCRED;
   if (h.control && user_range_ok(h.control, h.control_len)) {
@@ -472,7 +472,7 @@ long sys_recvfrom(u64 fd, u64 buf, u64 n, u64 flags, u64 addr, u64 addr_len) {
   iter_user(&m.it, &one, buf, MIN(n, MAX_RW));
   if (addr) {
     m.name = &name;
-    m.name_len = sizeof name;
+    m.name_len = 0; // as above
   }
   err = user_range_ok(buf, n) ? s->ops->recvmsg(s, &m, (u32)flags | nowait(r.file)) : -EFAULT;
   if (err >= 0 && addr) {

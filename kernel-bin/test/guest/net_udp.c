@@ -99,10 +99,29 @@ static void dual_stack(void) {
   close(a); close(b);
 }
 
+// What shutdown() left has no sender: nothing is written where its address would go.
+static void no_name(void) {
+  uint16_t port;
+  int a = bound(AF_INET, &port), n = 0;
+  struct sockaddr_in self = to(port);
+  unsigned char name[128], buf[8];
+  socklen_t len = sizeof(name);
+  struct iovec iov = { buf, sizeof(buf) };
+  struct msghdr m = { .msg_name = name, .msg_namelen = sizeof(name), .msg_iov = &iov, .msg_iovlen = 1 };
+  memset(name, 0xee, sizeof(name));
+  CHECK(connect(a, (void *)&self, sizeof(self)) == 0 && shutdown(a, SHUT_RD) == 0);
+  CHECK(recvfrom(a, buf, sizeof(buf), 0, (void *)name, &len) == 0 && len == 0);
+  CHECK(recvmsg(a, &m, 0) == 0 && m.msg_namelen == 0);
+  for (size_t i = 0; i < sizeof(name); i++) n += name[i] != 0xee;
+  CHECK(n == 0);
+  close(a);
+}
+
 int main(void) {
   RUN(send_and_receive);
   RUN(connected);
   RUN(limits);
   RUN(dual_stack);
+  RUN(no_name);
   FINISH();
 }
