@@ -43,6 +43,7 @@ struct out { struct answer *a; u32 msg; u32 seq, pid; };
 static void put(struct out *o, const void *data, u32 len) { // padded to 4
   ASSERT(o->a->len + ALIGN_UP(len, 4) <= ANSWER_BYTES); // our own tables: they fit
   memcpy(o->a->data + o->a->len, data, len);
+  memset(o->a->data + o->a->len + len, 0, ALIGN_UP(len, 4) - len); // programs get the padding too: not what the heap held
   o->a->len += ALIGN_UP(len, 4);
 }
 

@@ -3,6 +3,7 @@
 #include "check.h"
 #include <fcntl.h>
 #include <ifaddrs.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -267,6 +268,17 @@ static void interfaces(void) { // through NETLINK_ROUTE and ioctls
   struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_ADDRCONFIG, .ai_socktype = SOCK_STREAM }, *ai;
   CHECK(getaddrinfo("127.0.0.1", "80", &hints, &ai) == 0 && ai->ai_family == AF_INET);
   freeaddrinfo(ai);
+  // Between the attributes of an answer there are zeroes.
+  struct { struct nlmsghdr h; struct ifinfomsg i; } ask = { { sizeof ask, RTM_GETLINK, NLM_F_REQUEST, 1, 0 }, { .ifi_index = 1 } };
+  char answer[8192] __attribute__((aligned(8)));
+  int nl = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), dirty = 0;
+  CHECK(send(nl, &ask, sizeof ask, 0) == sizeof ask && recv(nl, answer, sizeof answer, 0) > (long)sizeof ask);
+  struct nlmsghdr *h = (void *)answer;
+  int left = (int)IFLA_PAYLOAD(h);
+  for (struct rtattr *a = IFLA_RTA(NLMSG_DATA(h)); RTA_OK(a, left); a = RTA_NEXT(a, left))
+    for (unsigned k = a->rta_len; k < RTA_ALIGN(a->rta_len); k++) dirty += ((char *)a)[k] != 0;
+  CHECK(dirty == 0);
+  close(nl);
 }
 
 int main(void) {
