@@ -3,8 +3,9 @@
 // TCP sockets. A connection is a struct stream: a pair inside the guest, or a vsock stream that the bridge opened (after
 // it accepted a connection on a published port, or made one that we asked for). The bridge's streams start with a
 // prefix that says what they are; it is read in irq context, so accept and connect wait for nothing else.
-// Locks: t->lock (RANK_OBJECT, irqsave) guards a socket's state and its accept queue; ids_lock (RANK_OBJECT2) the tables
-// from listener and request numbers to sockets. References: the file's, the id tables', transient ones.
+// Locks: t->setup lets one thread of the program at a time bind, listen, connect or shut down; t->lock (RANK_OBJECT,
+// irqsave) guards a socket's state and its accept queue; ids_lock (RANK_OBJECT2) the tables from listener and request
+// numbers to sockets. References: the file's, the id tables', transient ones.
 
 #include "net/inet.h"
 #include <linux/in.h>
@@ -19,6 +20,7 @@
 enum tsock_state { T_NEW, T_LISTEN, T_CONNECTING, T_CONNECTED, T_CLOSED };
 struct tsock {
   struct refcount refs;
+  struct mutex setup;          // RANK_INODE: two threads on one new socket would link it into ports or ids twice
   struct spinlock lock;
   struct socket *s;            // NULL: released
   enum tsock_state state;
@@ -163,6 +165,7 @@ static struct tsock *tsock_attach(struct socket *s) {
   struct tsock *t = kzalloc(sizeof(*t));
   if (!t) return NULL;
   ref_init(&t->refs);
+  mutex_init(&t->setup, RANK_INODE);
   spin_init(&t->lock, RANK_OBJECT);
   list_init(&t->bound.link);
   list_init(&t->accept_queue);
@@ -185,7 +188,7 @@ static int inet_create(struct socket *s, int protocol) {
 
 // --- bind and listen
 
-static int bind_addr(struct socket *s, const struct wire_addr *a) {
+static int bind_addr(struct socket *s, const struct wire_addr *a) { // setup held
   struct tsock *t = tsock(s);
   if (t->bound.on || t->state != T_NEW) return -EINVAL;
   struct inet_bound *b = &t->bound;
@@ -202,11 +205,15 @@ static int tcp_bind(struct socket *s, const struct sockaddr_k *a, u32 len) {
   struct wire_addr w;
   int err = inet_addr_parse(s, a, len, &w);
   if (err) return err;
-  if (w.family == 4 && s->family == AF_INET6 && inet_opt_v6only(&tsock(s)->opts)) return -EINVAL;
-  return bind_addr(s, &w);
+  struct tsock *t = tsock(s);
+  if (w.family == 4 && s->family == AF_INET6 && inet_opt_v6only(&t->opts)) return -EINVAL;
+  mutex_lock(&t->setup);
+  err = bind_addr(s, &w);
+  mutex_unlock(&t->setup);
+  return err;
 }
 
-static int tcp_listen(struct socket *s, int backlog) {
+static int listen_locked(struct socket *s, int backlog) {
   struct tsock *t = tsock(s);
   if (backlog < BACKLOG_MIN || backlog > (int)WIRE_BACKLOG_MAX) backlog = backlog < 0 || backlog > (int)WIRE_BACKLOG_MAX ? (int)WIRE_BACKLOG_MAX : BACKLOG_MIN;
   if (t->state == T_LISTEN) {
@@ -230,6 +237,14 @@ static int tcp_listen(struct socket *s, int backlog) {
   // No network is no error: the port still serves the guest itself.
   (void)control_listen(t->id, &t->local, t->backlog);
   return 0;
+}
+
+static int tcp_listen(struct socket *s, int backlog) {
+  struct tsock *t = tsock(s);
+  mutex_lock(&t->setup);
+  int err = listen_locked(s, backlog);
+  mutex_unlock(&t->setup);
+  return err;
 }
 
 static struct stream *pop_accepted(struct tsock *t) {
@@ -332,46 +347,57 @@ void inet_on_connect_failed(u32 id, int err) {
   tsock_put(t);
 }
 
-static int tcp_connect(struct socket *s, const struct sockaddr_k *a, u32 len, u32 fflags) {
+// Begins an attempt, or looks at the one that is under way. -EINPROGRESS: there is one now. setup held.
+static int connect_locked(struct socket *s, const struct sockaddr_k *a, u32 len, bool *fresh) {
   struct tsock *t = tsock(s);
   struct wire_addr to;
   int err;
-  if (READ_ONCE(t->state) == T_NEW) {
-    if (len >= 2 && a->family == 0) return 0; // AF_UNSPEC on one that is not connected
-    err = inet_addr_parse(s, a, len, &to);
-    if (err) return err;
-    if (inet_is_any(&to)) inet_loopback(&to, to.family);
-    if (!to.port) return -ECONNREFUSED;
-    socket_take_err(s);
-    t->peer = to;
-    if (inet_is_local(&to)) {
-      struct wire_addr from = { .family = to.family };
-      inet_loopback(&from, to.family);
-      err = t->bound.on ? 0 : bind_addr(s, &from);
-      if (err) return err == -EADDRINUSE ? -EADDRNOTAVAIL : err;
-      u16 port = t->local.port;
-      t->local = inet_is_any(&t->local) ? from : t->local;
-      t->local.port = port;
-      return connect_local(t);
-    }
-    t->state = T_CONNECTING;
-    id_add(t);
-    err = control_connect(t->id, &to, &(struct wire_addr){ 0 });
-    if (err) {
-      id_remove(t);
-      connect_over(t, 0);
-      return err;
-    }
-    if (fflags & O_NONBLOCK_) return -EINPROGRESS;
-  } else if (READ_ONCE(t->state) == T_CONNECTING) {
-    if (fflags & O_NONBLOCK_) return -EALREADY;
-  } else if (t->state == T_CONNECTED) {
+  switch (READ_ONCE(t->state)) {
+  case T_NEW: break;
+  case T_CONNECTING: return -EINPROGRESS;
+  case T_CONNECTED:
     if (t->reported) return -EISCONN;
     t->reported = true;
     return 0;
-  } else {
-    return -EINVAL;
+  default: return -EINVAL;
   }
+  if (len >= 2 && a->family == 0) return 0; // AF_UNSPEC on one that is not connected
+  err = inet_addr_parse(s, a, len, &to);
+  if (err) return err;
+  if (inet_is_any(&to)) inet_loopback(&to, to.family);
+  if (!to.port) return -ECONNREFUSED;
+  socket_take_err(s);
+  t->peer = to;
+  if (inet_is_local(&to)) {
+    struct wire_addr from = { .family = to.family };
+    inet_loopback(&from, to.family);
+    err = t->bound.on ? 0 : bind_addr(s, &from);
+    if (err) return err == -EADDRINUSE ? -EADDRNOTAVAIL : err;
+    u16 port = t->local.port;
+    t->local = inet_is_any(&t->local) ? from : t->local;
+    t->local.port = port;
+    return connect_local(t);
+  }
+  t->state = T_CONNECTING;
+  id_add(t);
+  err = control_connect(t->id, &to, &(struct wire_addr){ 0 });
+  if (err) {
+    id_remove(t);
+    connect_over(t, 0);
+    return err;
+  }
+  *fresh = true;
+  return -EINPROGRESS;
+}
+
+static int tcp_connect(struct socket *s, const struct sockaddr_k *a, u32 len, u32 fflags) {
+  struct tsock *t = tsock(s);
+  bool fresh = false;
+  mutex_lock(&t->setup);
+  int err = connect_locked(s, a, len, &fresh);
+  mutex_unlock(&t->setup);
+  if (err != -EINPROGRESS) return err;
+  if (fflags & O_NONBLOCK_) return fresh ? -EINPROGRESS : -EALREADY;
   err = wait_event_timeout(&s->wait, READ_ONCE(t->state) != T_CONNECTING, socket_deadline(s->sndtimeo_ns));
   if (err) return err == -ETIMEDOUT ? -EINPROGRESS : err; // the attempt goes on
   if (READ_ONCE(t->state) == T_CONNECTED) {
@@ -441,15 +467,17 @@ static int tcp_shutdown(struct socket *s, int how) {
     stream_shutdown(st, how != 1, how != 0);
     return 0;
   }
-  if (READ_ONCE(t->state) == T_LISTEN && how != 1) { // as Linux: no longer a listener, bound no more
+  mutex_lock(&t->setup);
+  bool listener = t->state == T_LISTEN && how != 1;
+  if (listener) { // as Linux: no longer a listener, bound no more
     u64 flags = spin_lock_irqsave(&t->lock);
     t->state = T_NEW;
     waitq_wake_all(&s->wait);
     spin_unlock_irqrestore(&t->lock, flags);
     stop_listening(t);
-    return 0;
   }
-  return -ENOTCONN;
+  mutex_unlock(&t->setup);
+  return listener ? 0 : -ENOTCONN;
 }
 
 static u32 tcp_poll(struct socket *s, struct poll_table *pt) {

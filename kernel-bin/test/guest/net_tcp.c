@@ -7,6 +7,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -415,6 +416,41 @@ static void inherited(void) {
   close(p[0]);
 }
 
+// Two threads that give one new socket its name, or make it listen, at the same moment: one of them wins.
+static _Atomic int turn, turns_done;
+static int raced = -1;
+static int name_or_listen(int i, int who) {
+  struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)(5200 + who)) };
+  return i % 2 ? bind(raced, (void *)&a, sizeof(a)) : listen(raced, 5);
+}
+static void *racer(void *p) {
+  for (int i = 1; i <= 400; i++) {
+    while (turn < i) sched_yield();
+    name_or_listen(i, 1);
+    turns_done = i;
+  }
+  return p;
+}
+static void setup_races(void) {
+  pthread_t t;
+  struct sockaddr_in a = { .sin_family = AF_INET };
+  CHECK(pthread_create(&t, NULL, racer, NULL) == 0);
+  for (int i = 1; i <= 400; i++) {
+    raced = socket(AF_INET, SOCK_STREAM, 0);
+    turn = i;
+    name_or_listen(i, 0);
+    while (turns_done < i) sched_yield();
+    close(raced);
+  }
+  pthread_join(t, NULL);
+  for (int port = 5200; port < 5202; port++) { // and nothing of it stays
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    a.sin_port = htons((uint16_t)port);
+    CHECK(bind(s, (void *)&a, sizeof(a)) == 0);
+    close(s);
+  }
+}
+
 int main(void) {
   RUN(addresses);
   RUN(binding);
@@ -430,5 +466,6 @@ int main(void) {
   RUN(options);
   RUN(accept_and_shutdown);
   RUN(inherited);
+  RUN(setup_races);
   FINISH();
 }
