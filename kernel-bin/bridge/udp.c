@@ -44,12 +44,25 @@ static void alias_remember(struct udp *u, const struct wire_addr *said, const st
   u->alias[u->next_alias++ % ALIASES] = (struct alias){ *said, *real };
 }
 
+// This host's own loopback address is 10.0.2.2 there: the guest's is its own, what it sends to 127.0.0.1 never comes here.
+static const struct wire_addr host_alias = { .family = 4, .ip = { 10, 0, 2, 2 } };
+static struct wire_addr host_loopback(int family) {
+  return family == AF_INET6 ? (struct wire_addr){ .family = 6, .ip = { [15] = 1 } } : (struct wire_addr){ .family = 4, .ip = { 127, 0, 0, 1 } };
+}
+static bool same_ip(const struct wire_addr *a, const struct wire_addr *b) { return a->family == b->family && !memcmp(a->ip, b->ip, 16); }
+
+// Whom the guest asked, or can answer.
 static void alias_restore(const struct udp *u, struct wire_addr *remote) {
   for (unsigned i = 0; i < ALIASES; i++) {
     if (!u->alias[i].said.family || memcmp(&u->alias[i].real, remote, sizeof(*remote))) continue;
     *remote = u->alias[i].said;
     return;
   }
+  struct wire_addr own = host_loopback(remote->family == 6 ? AF_INET6 : AF_INET);
+  if (!same_ip(remote, &own)) return;
+  own = host_alias;
+  own.port = remote->port;
+  *remote = own;
 }
 
 static void report_errors(struct udp *u) {
@@ -84,9 +97,9 @@ static void udp_ready(struct source *s, uint32_t events) {
     if (n > (ssize_t)WIRE_UDP_MAX) continue;
     struct wire_udp_recv m = { { (uint32_t)(sizeof(m) + (size_t)n), WIRE_UDP_RECV, 0, u->id }, { 0 }, { 0 } };
     addr_from_sockaddr(&m.remote, &ss);
-    m.local = (struct wire_addr){ .family = m.remote.family, .port = u->port };
     if (u->pub && !peer_known(u->pub, &m.remote)) u->pub->peer[u->pub->next_peer++ % PEERS] = m.remote;
     alias_restore(u, &m.remote);
+    m.local = (struct wire_addr){ .family = m.remote.family, .port = u->port };
     dgram_to_guest(&m, sizeof(m), buf, (size_t)n);
   }
 }
@@ -132,7 +145,14 @@ void udp_send(uint32_t id, const struct wire_addr *remote, const void *data, siz
   struct wire_addr real = *remote;
   struct sockaddr_storage ss;
   int err = 0;
-  if (!u->pub || !peer_known(u->pub, remote)) err = allow_check(remote, true, &real);
+  if (u->pub && same_ip(remote, &host_alias)) {
+    real = host_loopback(u->pub->family);
+    real.port = remote->port;
+  }
+  if (!u->pub || !peer_known(u->pub, &real)) {
+    err = allow_check(remote, true, &real);
+    if (!err) alias_remember(u, remote, &real);
+  }
   if (!err) {
     socklen_t alen = addr_to_sockaddr(&ss, &real);
     if (u->fd < 0) {
@@ -143,7 +163,6 @@ void udp_send(uint32_t id, const struct wire_addr *remote, const void *data, siz
         loop_add(u->fd, EPOLLIN, &u->source);
       }
     }
-    alias_remember(u, remote, &real);
     if (u->fd < 0 || u->family != ss.ss_family) err = ENETUNREACH; // one host socket, of the first destination's family
     else if (sendto(u->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL, (void *)&ss, alen) < 0 && errno != EAGAIN) err = errno;
   }

@@ -96,8 +96,9 @@ static int open_locked(struct usock *u) {
   struct wire_udp_open m = { { sizeof(m), WIRE_UDP_OPEN, 0, u->id }, u->local };
   struct iter none;
   iter_kernel(&none, NULL, 0);
+  WRITE_ONCE(u->opened, true); // before: the first datagram may be here before we are back
   int err = dgram_send(&m, sizeof(m), &none, 0);
-  u->opened = !err;
+  if (err) WRITE_ONCE(u->opened, false);
   return err;
 }
 
@@ -186,9 +187,20 @@ static void set_err(struct usock *u, int err, const struct wire_addr *from) {
   spin_unlock_irqrestore(&u->lock, flags);
 }
 
+// Whether the bridge may say that `from` sent to this socket. Loopback stays in the guest: nobody outside has an address
+// of ours, or reaches a socket that is bound to loopback or that the bridge was never told of.
+static bool from_outside(const struct usock *u, const struct wire_addr *from) {
+  static const u8 loopback6[16] = { [15] = 1 };
+  const struct wire_addr *to = &u->local;
+  bool loopback = to->family == 4 ? to->ip[0] == 127 : memcmp(to->ip, loopback6, 16) == 0;
+  return READ_ONCE(u->opened) && !loopback && !inet_is_local(from) && !inet_is_any(from);
+}
+
 void udp_on_message(const struct wire_head *h) {
   struct usock *u = id_find(h->id);
   if (!u) return;
+  // The remote address comes first in both.
+  if (!from_outside(u, &((const struct wire_udp_recv *)(const void *)h)->remote)) return usock_put(u);
   if (h->type == WIRE_UDP_ERROR) {
     const struct wire_udp_error *e = (const void *)h;
     set_err(u, e->err >= 1 && e->err <= 133 ? (int)e->err : EIO, &e->remote);

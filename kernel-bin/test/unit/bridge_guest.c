@@ -608,6 +608,7 @@ static void test_udp(uint16_t open_port, int open_fd, bool any) {
   if (!UNTIL(dgram_c->in.len == sizeof(r) + 5)) return;
   memcpy(&r, dgram_c->in.data + dgram_c->in.head, sizeof(r));
   CHECK(r.h.type == WIRE_UDP_RECV && r.h.id == 5 && r.local.port == 53);
+  CHECK(r.remote.family == 4 && !memcmp(r.remote.ip, (uint8_t[]){ 10, 0, 2, 2 }, 4)); // our loopback is not the guest's
   bytes_take(&dgram_c->in, dgram_c->in.len);
   struct { struct wire_udp_send s; char d[6]; } __attribute__((packed)) s = { { { sizeof(s), WIRE_UDP_SEND, 0, 5 }, r.remote }, "answer" };
   gsend(dgram_c, &s, sizeof(s));

@@ -564,6 +564,22 @@ static void test_udp_bridge(void) {
   say(gport, WIRE_PORT_DGRAM, &e, sizeof(e));
   mock_work_flush();
   CHECK(get(s, b, 16, NOWAIT) == -EACCES);
+  // Loopback stays in the guest: nothing for a socket that is bound there, whatever number the bridge gives, and nothing
+  // that says it comes from there.
+  struct socket *inner = sock(AF_INET, 2);
+  struct sockaddr_k lo = in4(127, 0, 0, 1, 0);
+  CHECK(inner->ops->bind(inner, &lo, 16) == 0);
+  ans.r.remote.port = 53;
+  ans.r.h.id = id + 1;
+  say(gport, WIRE_PORT_DGRAM, &ans, sizeof(ans));
+  lo.family = AF_UNSPEC;
+  CHECK(s->ops->connect(s, &lo, 16, 0) == 0);
+  ans.r.h.id = id;
+  ans.r.remote = (struct wire_addr){ .family = 4, .port = 53, .ip = { 127, 0, 0, 1 } };
+  say(gport, WIRE_PORT_DGRAM, &ans, sizeof(ans));
+  mock_work_flush();
+  CHECK(get(inner, b, 16, NOWAIT) == -EAGAIN && get(s, b, 16, NOWAIT) == -EAGAIN);
+  socket_destroy(inner);
   socket_destroy(s);
   message_sent(WIRE_UDP_CLOSE, gport);
 }
