@@ -320,7 +320,9 @@ static bool backlog_room(struct usock *l) { return READ_ONCE(l->pending_count) <
 static int connect_stream(struct usock *u, struct usock *l, u32 fflags) {
   struct usock *p = usock_new(u->type);
   int err = p ? ring_ready(p) : -ENOMEM;
+  mutex_lock(&u->lock); // another thread may connect the same socket: its peer is writing by then
   if (!err) err = ring_ready(u);
+  mutex_unlock(&u->lock);
   u64 deadline = fflags & O_NONBLOCK ? 0 : socket_deadline(u->sock->sndtimeo_ns);
   while (!err) {
     err = -ECONNREFUSED;
@@ -470,6 +472,11 @@ static long stream_send(struct socket *s, struct msg *m, u32 flags) {
       break;
     }
     mutex_lock(&p->lock);
+    if (p->closed) { // its queue is emptied already: a record put there would keep its descriptors for ever
+      mutex_unlock(&p->lock);
+      err = -EPIPE;
+      break;
+    }
     size_t put = bytering_put(&p->ring, &m->it, m->it.left, &fault);
     if (put && rec) {
       rec->pos = p->bytes_in;

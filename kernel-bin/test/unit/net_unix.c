@@ -410,6 +410,20 @@ static void test_garbage_threads(void) {
   CHECK(passed > 1000 && inflight_total == 0 && inflight_socket_count == 0);
 }
 
+// A sender that looked at its end just before the peer closed finds the queue emptied: nothing may be put there any more.
+static void test_send_to_closed(void) {
+  struct file *f[2], *d = file_create(&dummy_ops, NULL, O_RDWR);
+  pair(f, SOCK_STREAM);
+  struct usock *u = S(f[0])->priv;
+  u32 before = released;
+  file_put(f[1]);
+  u->shut = 0; // as it was when the sender looked
+  CHECK(snd_fds(f[0], "x", 1, &d, 1) == -EPIPE);
+  file_put(f[0]);
+  file_put(d);
+  CHECK(released == before + 1 && inflight_total == 0);
+}
+
 int main(void) {
   net_current_pid = pid_now;
   for (unsigned i = 0; i < 8; i++) nodes[i].path[0] = 0;
@@ -420,6 +434,7 @@ int main(void) {
   test_rights();
   test_dgram();
   test_listen();
+  test_send_to_closed();
   test_garbage();
   test_garbage_threads();
   return UNIT_END("net_unix");
