@@ -12,7 +12,8 @@
 #define ID_BUCKETS 64u
 #define QUEUE_BYTES 212992u // of payload and overhead
 
-struct datagram { struct list link; struct wire_addr from, to; u32 len; u8 data[]; };
+// refs: the queue's (or its taker's), and those of readers that only look.
+struct datagram { struct list link; struct refcount refs; struct wire_addr from, to; u32 len; u8 data[]; };
 struct usock {
   struct refcount refs;
   struct spinlock lock;
@@ -38,6 +39,10 @@ static const struct socket_ops udp_ops;
 static struct usock *usock(const struct socket *s) { return s->priv; }
 static void usock_put(struct usock *u) {
   if (ref_put(&u->refs)) kfree(u);
+}
+
+static void datagram_put(struct datagram *d) {
+  if (ref_put(&d->refs)) kfree(d);
 }
 
 static struct usock *id_find(u32 id) {
@@ -210,6 +215,7 @@ void udp_on_message(const struct wire_head *h) {
     struct datagram *d = kmalloc(sizeof(*d) + len, 0);
     if (d) {
       *d = (struct datagram){ .from = m->remote, .to = m->local, .len = len };
+      ref_init(&d->refs);
       memcpy(d->data, m + 1, len);
       (void)deliver(u, d);
     }
@@ -217,13 +223,18 @@ void udp_on_message(const struct wire_head *h) {
   usock_put(u);
 }
 
+// The first datagram, referenced. A peek leaves it where it is: other readers and poll go on seeing it.
 static struct datagram *take(struct usock *u, bool peek) {
   struct datagram *d = NULL;
   u64 flags = spin_lock_irqsave(&u->lock);
   if (!list_empty(&u->queue)) {
     d = list_first_entry(&u->queue, struct datagram, link);
-    list_remove(&d->link);
-    if (!peek) u->queued_bytes -= (u32)sizeof(*d) + d->len;
+    if (peek) {
+      ref_get(&d->refs);
+    } else {
+      list_remove(&d->link);
+      u->queued_bytes -= (u32)sizeof(*d) + d->len;
+    }
   }
   spin_unlock_irqrestore(&u->lock, flags);
   return d;
@@ -265,13 +276,7 @@ static long udp_recvmsg(struct socket *s, struct msg *m, u32 flags) {
   if (want < d->len) m->flags_out |= MSG_TRUNC;
   if (m->name) inet_addr_format(s, &d->from, m->name, &m->name_len);
   if (r >= 0 && inet_opt_pktinfo(&u->opts, s->family) && put_pktinfo(s, m, &d->to)) r = -EFAULT;
-  if (peek) {
-    u64 f = spin_lock_irqsave(&u->lock);
-    list_push_front(&u->queue, &d->link);
-    spin_unlock_irqrestore(&u->lock, f);
-  } else {
-    kfree(d);
-  }
+  datagram_put(d);
   return r;
 }
 
@@ -284,6 +289,7 @@ static long send_local(struct socket *s, struct msg *m, const struct wire_addr *
   struct datagram *d = kmalloc(sizeof(*d) + len, 0);
   if (!d) return -ENOBUFS;
   *d = (struct datagram){ .from = u->local, .to = *to, .len = len };
+  ref_init(&d->refs);
   if (inet_is_any(&d->from)) inet_loopback(&d->from, to->family);
   if (len && iter_from(&m->it, d->data, len) != len) {
     kfree(d);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -117,11 +118,37 @@ static void no_name(void) {
   close(a);
 }
 
+// One thread that peeks takes nothing from another's sight.
+static int shared, stop;
+static void *peeker(void *p) {
+  char c;
+  while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) (void)!recv(shared, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+  return p;
+}
+static void peeking(void) {
+  uint16_t port;
+  char c;
+  int missed = 0;
+  pthread_t t;
+  shared = bound(AF_INET, &port);
+  struct sockaddr_in self = to(port);
+  CHECK(pthread_create(&t, NULL, peeker, NULL) == 0);
+  for (int i = 0; i < 3000; i++) {
+    CHECK(sendto(shared, "x", 1, 0, (void *)&self, sizeof(self)) == 1);
+    for (int k = 0; recv(shared, &c, 1, MSG_DONTWAIT) != 1 && k < 1000; k++) missed++;
+  }
+  __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+  pthread_join(t, NULL);
+  CHECK(missed == 0);
+  close(shared);
+}
+
 int main(void) {
   RUN(send_and_receive);
   RUN(connected);
   RUN(limits);
   RUN(dual_stack);
   RUN(no_name);
+  RUN(peeking);
   FINISH();
 }
