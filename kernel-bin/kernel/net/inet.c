@@ -119,6 +119,14 @@ static bool connected(struct tsock *t, struct stream *st) {
   return ok;
 }
 
+// tdx.net.publish lists what the program serves; without a list that is any port. The launcher opens no others, and a host
+// that took its place must not either: a verifier takes the measured list at its word.
+static bool published(u16 port) {
+  for (u32 i = 0; i < policy.publish_n; i++)
+    if (policy.publish[i].port == port && !policy.publish[i].udp) return true;
+  return policy.publish_n == 0;
+}
+
 static bool prefix_addr_ok(const struct wire_addr *a) { return a->family == 4 || a->family == 6; }
 
 // A stream from the bridge has data or ended. The caller holds a reference; ours is the one that incoming() left.
@@ -146,7 +154,7 @@ static void on_data_stream(struct stream *st) {
     st->peer_addr = p.peer;
     st->local_addr = p.local;
     if (p.kind == WIRE_KIND_ACCEPTED) {
-      taken = enqueue(t, st, t->backlog);
+      taken = published(t->local.port) && enqueue(t, st, t->backlog);
       if (!taken) count_accepted(t, 1);
     } else if (p.kind == WIRE_KIND_CONNECTED) {
       taken = connected(t, st);

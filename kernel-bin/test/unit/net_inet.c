@@ -533,6 +533,21 @@ static void test_backlog(void) {
   expect(VSOCK_OP_RST);
   for (u32 i = 1; i < MAX_EMBRYOS; i++) rst_in(WIRE_PORT_DATA, 200000 + i);
   CHECK(nothing_sent());
+  // A policy with a list of ports: no other is reached from outside.
+  __typeof__(*policy.publish) list[2] = { { 1, false }, { port, true } };
+  policy.publish = list;
+  policy.publish_n = 2;
+  u32 shut = open_stream(WIRE_KIND_ACCEPTED, id);
+  expect(VSOCK_OP_RST);
+  CHECK(l->ops->accept(l, &a, O_NONBLOCK_) == -EAGAIN);
+  list[0].port = port;
+  u32 open = open_stream(WIRE_KIND_ACCEPTED, id);
+  CHECK(l->ops->accept(l, &a, O_NONBLOCK_) == 0);
+  socket_destroy(a);
+  policy.publish_n = 0;
+  for (struct sent *s; (s = next_sent()); free(s)) {}
+  rst_in(WIRE_PORT_DATA, shut);
+  rst_in(WIRE_PORT_DATA, open);
   gone(l);
   open_stream(WIRE_KIND_ACCEPTED, id); // to a listener that is gone
   expect(VSOCK_OP_RST);

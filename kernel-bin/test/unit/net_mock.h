@@ -38,6 +38,7 @@ static struct cred mock_cred;
 static const struct cred *cred_now(void) { return &mock_cred; }
 const struct cred *(*cred_current)(void) = cred_now;
 u64 vm_memory_bytes = 256 * MIB;
+struct policy policy;
 u64 random_u64(void) { return unit_random(); }
 void unix_init(void) {}
 void netlink_init(void) {}
