@@ -595,8 +595,20 @@ static void test_udp_bridge(void) {
   mock_work_flush();
   CHECK(get(inner, b, 16, NOWAIT) == -EAGAIN && get(s, b, 16, NOWAIT) == -EAGAIN);
   socket_destroy(inner);
+  // A full queue loses datagrams, but not that the socket is gone.
+  h = hdr_for(gport, WIRE_PORT_DGRAM, VSOCK_OP_CREDIT_UPDATE, 0, 0, 0);
+  inject(&h, NULL, 0);
+  CHECK(s->ops->connect(s, &to, 16, 0) == 0);
+  static u8 some[28]; // with its header a divisor of the queue's size
+  for (u32 i = 0; i < DGRAM_QUEUE / 64 + 10; i++) CHECK(put(s, some, sizeof(some), 0) == sizeof(some));
+  CHECK(dgram.out_bytes == DGRAM_QUEUE);
   socket_destroy(s);
-  message_sent(WIRE_UDP_CLOSE, gport);
+  CHECK(dgram.out_bytes == DGRAM_QUEUE + sizeof(struct wire_head));
+  h = hdr_for(gport, WIRE_PORT_DGRAM, VSOCK_OP_CREDIT_UPDATE, 0, 1 << 20, 0);
+  inject(&h, NULL, 0);
+  u16 last = 0;
+  for (struct sent *p; (p = next_sent()); free(p)) last = ((struct wire_head *)p->data)->type;
+  CHECK(last == WIRE_UDP_CLOSE && dgram.out_bytes == 0);
 }
 
 // Random packets on a few connections: only memory safety, and that everything can still be torn down.
