@@ -369,7 +369,7 @@ static int unix_connect(struct socket *s, const struct sockaddr_k *a, u32 len, u
     u->connected = false;
     return 0;
   }
-  int err = address_check(a, len);
+  int err = len == 2 ? -EINVAL : address_check(a, len); // no name: bind alone chooses one
   if (err) return err;
   if (u->type != SOCK_DGRAM && __atomic_load_n(&u->connected, __ATOMIC_ACQUIRE)) return -EISCONN;
   if (s->so_flags & SOF_PASSCRED && (err = autobind(u))) return err;
