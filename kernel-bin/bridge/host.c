@@ -20,7 +20,7 @@
 #define CLOSE_PATIENCE_NS 60000000000ull // a closed stream whose client takes nothing for so long is dropped
 #define HOST_ERRNO_MAX 133
 
-struct published { struct published *next; struct source source; int fd; uint16_t guest_port, family; bool armed; uint32_t turn; };
+struct published { struct published *next; struct source source; int fd; uint16_t guest_port, family; bool armed, starved; uint32_t turn; };
 struct listener { struct listener *next; uint32_t id, backlog, outstanding; uint16_t port, family; }; // the guest's
 struct tcp {
   struct source source;
@@ -287,6 +287,10 @@ void host_tick(void) {
     next = t->next;
     if (now - t->progress_ns > CLOSE_PATIENCE_NS) stream_end(&t->stream);
   }
+  for (struct published *p = published; p; p = p->next) {
+    if (p->starved && !p->armed) rearm(p->guest_port);
+    p->starved = false;
+  }
 }
 
 // --- outbound
@@ -356,7 +360,11 @@ static void published_ready(struct source *s, uint32_t events) {
     socklen_t len = sizeof(ss);
     int fd = accept4(p->fd, (void *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
-      if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) note("accept: %s", strerror(errno));
+      if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return;
+      note("accept: %s", strerror(errno));
+      p->armed = false; // no descriptors: without this the loop would spin until there are. host_tick tries again
+      p->starved = true;
+      loop_change(p->fd, 0, s);
       return;
     }
     struct wire_addr peer, local;
