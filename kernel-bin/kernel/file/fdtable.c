@@ -249,6 +249,15 @@ int fd_install_from(struct file *f, u32 flags, int min) {
   return err;
 }
 
+bool fd_room(void) {
+  struct fdtable *t = fdtable_current();
+  u32 limit = fd_limit();
+  spin_lock(&t->lock);
+  bool room = (t->next < t->cap ? (u32)bit_find_zero(t->open, t->cap, t->next) : t->next) < limit;
+  spin_unlock(&t->lock);
+  return room;
+}
+
 int fd_install(struct file *f, u32 flags) { return fd_install_from(f, flags, 0); }
 
 int fd_replace(int fd, struct file *f, u32 flags) {

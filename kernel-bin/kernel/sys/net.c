@@ -146,7 +146,8 @@ long sys_accept4(u64 fd, u64 addr, u64 addr_len, u64 flags) {
   if (flags & ~(u64)(O_NONBLOCK | O_CLOEXEC)) return -EINVAL;
   struct socket *s = socket_from_fd((int)fd, &r, &err), *conn = NULL;
   if (!s) return err;
-  err = s->ops->accept ? s->ops->accept(s, &conn, r.file->flags) : -EOPNOTSUPP;
+  // Without a place for it a connection stays in the queue, as on Linux: taken, it would be reset.
+  err = !s->ops->accept ? -EOPNOTSUPP : !fd_room() ? -EMFILE : s->ops->accept(s, &conn, r.file->flags);
   fdref_put(r);
   if (err) return err;
   struct file *f = socket_file(conn, (u32)flags);

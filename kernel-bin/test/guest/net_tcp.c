@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -451,6 +452,26 @@ static void setup_races(void) {
   }
 }
 
+static void no_descriptor(void) { // a connection that finds no room in the table waits
+  struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+  socklen_t len = sizeof(a);
+  struct rlimit old, few;
+  char b;
+  int l = socket(AF_INET, SOCK_STREAM, 0), c = socket(AF_INET, SOCK_STREAM, 0);
+  CHECK(bind(l, (void *)&a, len) == 0 && getsockname(l, (void *)&a, &len) == 0 && listen(l, 5) == 0);
+  CHECK(connect(c, (void *)&a, len) == 0 && getrlimit(RLIMIT_NOFILE, &old) == 0);
+  few = old;
+  few.rlim_cur = (rlim_t)c + 1;
+  CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+  CHECK(accept(l, NULL, NULL) < 0 && errno == EMFILE);
+  CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+  CHECK(recv(c, &b, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN);
+  CHECK(fcntl(l, F_SETFL, O_NONBLOCK) == 0);
+  int s = accept(l, NULL, NULL);
+  CHECK(s >= 0);
+  close(s); close(c); close(l);
+}
+
 int main(void) {
   RUN(addresses);
   RUN(binding);
@@ -466,6 +487,7 @@ int main(void) {
   RUN(options);
   RUN(accept_and_shutdown);
   RUN(inherited);
+  RUN(no_descriptor);
   RUN(setup_races);
   FINISH();
 }
