@@ -71,6 +71,13 @@
   xorl %r15d, %r15d
   .endm
 
+  .macro NO_USER_ACCESS                 // an interrupt or a fault keeps AC: a program sets it with POPF, uaccess.S with STAC
+  cmpb $0, cpu_has_smap(%rip)
+  je 79f
+  clac
+79:
+  .endm
+
   .text
 // 256 stubs of 16 bytes. The error code becomes orig_rax; %rdi goes to its place and then carries the vector.
   .balign 16
@@ -96,6 +103,7 @@ trap_stubs:
 trap_common:
   cld
   PUSH_REST
+  NO_USER_ACCESS
   testb $3, R_CS(%rsp)
   jz 1f
   swapgs
@@ -116,6 +124,7 @@ return_to_user:
 trap_ist:
   cld
   PUSH_REST
+  NO_USER_ACCESS
   movl %edi, %esi
   movl $MSR_GS_BASE, %ecx
   rdmsr

@@ -128,6 +128,11 @@ void arch_exit_to_user(struct regs *r) {
 void arch_trap(struct regs *r, u32 vector) {
   bool user = regs_from_user(r);
   u64 error = r->orig_rax;
+#ifdef DEBUG
+  u64 flags;
+  __asm__ volatile("pushfq; pop %0" : "=r"(flags));
+  ASSERT(!cpu_has_smap || !(flags & RFLAGS_AC)); // user memory is open in uaccess.S only
+#endif
   if (vector >= 32) {
     r->orig_rax = (u64)-1;
     irq_dispatch(vector);

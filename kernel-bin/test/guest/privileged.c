@@ -30,10 +30,22 @@ static void privileged(void) {
   CHECK(TRY("lgdt (%%rsp)") == SIGSEGV);
 }
 
+// The flag that opens user memory to the kernel is the program's to set (SDM 3, 4.6: EFLAGS.AC), and faults, interrupts and
+// system calls keep it: a kernel with DEBUG=1 asserts that its own code does not run with it.
+static void alignment_flag(void) {
+  static volatile char page[16][4096];
+  __asm__ volatile("pushfq; orq $0x40000, (%%rsp); popfq" ::: "memory", "cc");
+  for (int i = 0; i < 16; i++) page[i][0] = 1;
+  int trapped = TRY("ud2");
+  __asm__ volatile("pushfq; andq $~0x40000, (%%rsp); popfq" ::: "memory", "cc");
+  CHECK(trapped == SIGILL && page[15][0] == 1);
+}
+
 int main(void) {
   struct sigaction sa = { .sa_handler = on_signal };
   for (int i = 0; i < 4; i++) sigaction((int[]){ SIGILL, SIGSEGV, SIGBUS, SIGTRAP }[i], &sa, NULL);
   RUN(undefined);
   RUN(privileged);
+  RUN(alignment_flag);
   FINISH();
 }
