@@ -19,12 +19,17 @@ u64 time_realtime_ns(void) { return time_ns() + (u64)READ_ONCE(realtime_offset);
 s64 time_realtime_offset(void) { return READ_ONCE(realtime_offset); }
 void time_set_realtime(u64 ns) { WRITE_ONCE(realtime_offset, (s64)(ns - time_ns())); }
 
+#define ARM_MAX_NS (3600 * NS_PER_SEC)
+
 void timer_arm(u64 deadline_ns) {
   if (!deadline_ns) {
     apic_timer_set(0, 0);
     return;
   }
   u64 now = time_ns();
+  // A deadline of some centuries has no TSC: wrapped, it could be one that is past, fire at once and be armed again for
+  // ever. An interrupt too early is harmless.
+  deadline_ns = MIN(deadline_ns, now + ARM_MAX_NS);
   u64 wait = deadline_ns > now ? deadline_ns - now : 0;
   u64 tsc = tsc_scale.base_tsc + (u64)(((unsigned __int128)(deadline_ns - tsc_scale.base_ns) * ns_to_tsc_mult) >> 32);
   apic_timer_set(wait, tsc | 1); // 0 would disarm; a deadline in the past fires at once
