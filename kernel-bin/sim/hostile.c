@@ -104,7 +104,10 @@ static void scribble(struct vcpu *v) {
 void hostile_exit(struct vcpu *v) {
   if (likely(!active)) return;
   __atomic_add_fetch(&exits, 1, __ATOMIC_RELAXED);
-  if (lie(v, LIE_INTERRUPT)) host_send_vector((u32)(hostile_random(v) % td.num_vcpus), (u32)(32 + hostile_random(v) % 224));
+  if (lie(v, LIE_INTERRUPT)) { // the module refuses vectors below 31
+    u64 to = hostile_random(v) % td.num_vcpus, r = hostile_random(v);
+    host_send_vector((u32)to, r % 64 ? (u32)(32 + r % 224) : 31);
+  }
   if (lie(v, LIE_DELAY)) hostile_delay(v, 2000);
   if (lie(v, LIE_BLOCK)) memory_block(v, false);
   if (lie(v, LIE_REMOVE)) memory_block(v, true);

@@ -8,6 +8,7 @@
 enum { APIC_ID = 0x20, APIC_TPR = 0x80, APIC_EOI = 0xb0, APIC_SPURIOUS = 0xf0, APIC_ISR = 0x100, APIC_ICR = 0x300, APIC_ICR_HIGH = 0x310,
   APIC_LVT_TIMER = 0x320, APIC_LVT_LINT0 = 0x350, APIC_LVT_LINT1 = 0x360, APIC_LVT_ERROR = 0x370, APIC_TIMER_INITIAL = 0x380,
   APIC_TIMER_CURRENT = 0x390, APIC_TIMER_DIVIDE = 0x3e0 };
+#define TPR_NO_EXCEPTIONS 0x10 // vectors 16 to 31 are exceptions', but the APIC takes them, and a TD's host may send 31
 #define LVT_MASKED BIT(16)
 #define LVT_TSC_DEADLINE (2u << 17)
 #define ICR_PENDING BIT(12)
@@ -65,6 +66,7 @@ void apic_init_this(void) {
     u32 id = apic_read(APIC_ID), known = cpuid(1, 0).ebx >> 24;
     if ((id & 0xff) != known) panic("vCPU %u: the host gives it APIC id %#x, the TDX module %#x", this_cpu()->id, id, known);
     this_cpu()->apic_id = id;
+    apic_write(APIC_TPR, TPR_NO_EXCEPTIONS); // the module's: no exit
     apic_write(APIC_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
     apic_write(APIC_LVT_TIMER, VECTOR_TIMER | LVT_TSC_DEADLINE);
     return;
@@ -72,7 +74,7 @@ void apic_init_this(void) {
   u64 base = rdmsr(MSR_APIC_BASE) | BIT(11);
   wrmsr(MSR_APIC_BASE, x2 ? base | BIT(10) : base);
   this_cpu()->apic_id = x2 ? apic_read(APIC_ID) : apic_read(APIC_ID) >> 24;
-  apic_write(APIC_TPR, 0);
+  apic_write(APIC_TPR, TPR_NO_EXCEPTIONS);
   apic_write(APIC_LVT_LINT0, LVT_MASKED);
   apic_write(APIC_LVT_LINT1, LVT_MASKED);
   apic_write(APIC_LVT_ERROR, LVT_MASKED);
