@@ -3,7 +3,7 @@
 // The virtio-vsock device (virtio 1.2, 5.10): buffers and rings only; what packets mean is net/vsock.c's. One page per
 // descriptor and direction, allocated once from the shared pool, so sending and receiving allocate nothing.
 // Receiving: in the interrupt, or, when the host sends more than RX_BUDGET packets at once, in a kernel thread.
-// One of them at a time owns the receive queue (rx_calls), so that packets stay in order.
+// One of them at a time owns the receive queue (rx_owner), so that packets stay in order.
 // Sending: senders write straight into pages that they reserved from an atomic bitmap. Completions are collected by the
 // next sender; an interrupt is asked for only when somebody is short of pages.
 
@@ -22,7 +22,9 @@ static u64 guest_cid;
 static struct virtq *rxq, *txq;
 static struct shared_buf rx_pages, tx_pages;
 static u32 rx_count, tx_count;
-static u32 rx_calls;                // interrupts not yet looked at; the one that made it 1 owns the receive queue
+// Who changes RX_IDLE owns the receive queue. Not a count: a host that stops the owner's CPU may send 2^32 interrupts to
+// another one, and would make a second owner.
+static enum { RX_IDLE, RX_OWNED, RX_AGAIN /* an interrupt came since the owner last looked */ } rx_owner;
 static struct work rx_work;
 static u64 tx_free[TX_WORDS];       // atomic: bit i is page i
 static u8 tx_next[QUEUE_MAX];       // chain of a packet's pages; its last one points to itself
@@ -71,7 +73,7 @@ static bool rx_some(void) {
 
 static void rx_loop(bool in_irq) {
   for (;;) {
-    u32 seen = __atomic_load_n(&rx_calls, __ATOMIC_ACQUIRE);
+    __atomic_store_n(&rx_owner, RX_OWNED, __ATOMIC_SEQ_CST); // before the look
     while (rx_some()) {
       if (in_irq) { // a flood: let threads run between batches. The work owns the queue now
         virtq_irq_off(rxq);
@@ -81,12 +83,13 @@ static void rx_loop(bool in_irq) {
       sched_yield_if_needed();
     }
     // Interrupts that came meanwhile left their work to us: look again unless none did.
-    if (__atomic_sub_fetch(&rx_calls, seen, __ATOMIC_ACQ_REL) == 0) return;
+    __typeof__(rx_owner) owned = RX_OWNED;
+    if (__atomic_compare_exchange_n(&rx_owner, &owned, RX_IDLE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return;
   }
 }
 
 static void rx_irq(struct virtq *q, void *arg) {
-  if (__atomic_fetch_add(&rx_calls, 1, __ATOMIC_ACQ_REL) == 0) rx_loop(true);
+  if (__atomic_exchange_n(&rx_owner, RX_AGAIN, __ATOMIC_SEQ_CST) == RX_IDLE) rx_loop(true);
 }
 
 static void rx_work_fn(struct work *w) {
