@@ -32,6 +32,7 @@ struct port {
   struct spinlock lock;
   struct virtq *rx, *tx;              // NULL: the device has none
   bool added, host_open, host_closed; // host_closed: it was open once, or never will be
+  bool absent;                        // the host had its time to announce it: its output goes to CONSOLE_OUT
   bool delivering, deliver_again;     // the terminal's input is being handed over
   u8 *ring;
   u32 head, tail;                     // of ring, free running: tail..head is unsent
@@ -59,7 +60,7 @@ struct waitq *console_waitq(int port) { return &ports[port].wait; }
 void console_set_input(size_t (*rx)(const u8 *data, size_t n)) { input = rx; }
 void console_on_resize(void (*fn)(u16 rows, u16 cols)) { on_resize = fn; }
 
-static bool port_dead(const struct port *p) { return !p->tx || READ_ONCE(device->broken); }
+static bool port_dead(const struct port *p) { return !p->tx || READ_ONCE(p->absent) || READ_ONCE(device->broken); }
 
 // --- output
 
@@ -131,14 +132,14 @@ size_t console_unsent(int port) {
 // port for stderr.
 static struct port *output_port(int port) {
   struct port *p = &ports[port];
-  if (p->tx && !READ_ONCE(p->added)) {
+  if (p->tx && !READ_ONCE(p->added) && !READ_ONCE(p->absent)) {
     u64 deadline = time_ns() + ADD_TIMEOUT_NS;
     if (wait_event_deadline_mode(&p->wait, READ_ONCE(p->added) || port_dead(p), deadline, WAIT_UNINTERRUPTIBLE)) {
       printk(LOG_ERROR, "console: the host announced no port %u\n", p->id);
-      p->tx = NULL;
+      WRITE_ONCE(p->absent, true); // the queue stays: another writer may have seen the port come just now
     }
   }
-  return p->tx ? p : &ports[CONSOLE_OUT];
+  return p->tx && !READ_ONCE(p->absent) ? p : &ports[CONSOLE_OUT];
 }
 
 static long port_send(int port, const void *data, size_t n, bool nonblock, int mode) {
