@@ -289,12 +289,18 @@ static void incoming(const struct vsock_hdr *h) {
   st->peer_fwd = h->fwd_cnt;
   st->state = ST_OPEN;
   st->on_event = event;
+  atomic_inc(&embryo_count);
+  // The first reference is on_event's (vsock_embryo_done). Once the stream is in the table, a device that breaks now has it
+  // called from another CPU, and the table's reference dropped.
+  stream_get(st);
   if (h->fwd_cnt || !table_add(st)) { // nothing can have been forwarded; or the connection exists
+    vsock_embryo_done();
     reset_unknown(h->dst_port, h->src_port);
-    return stream_put(st);
+    stream_put(st);
+  } else {
+    pend(st, PEND_RESPONSE);
   }
-  atomic_inc(&embryo_count); // the first reference is on_event's: vsock_embryo_done
-  pend(st, PEND_RESPONSE);
+  stream_put(st);
 }
 
 void vsock_embryo_done(void) { atomic_dec(&embryo_count); }

@@ -683,7 +683,14 @@ static void test_exit_and_lies(void) {
   drop_sent();
 }
 
+static void break_now(void) { mock_ops->broken(); }
+
 static void test_broken(void) {
+  // The device breaks on one CPU while another one answers a stream that the bridge opens.
+  struct vsock_hdr h = hdr_for(WIRE_PORT_DATA, next_peer++, VSOCK_OP_REQUEST, 0, 65536, 0);
+  mock_meanwhile = break_now;
+  inject(&h, NULL, 0);
+  CHECK(!mock_meanwhile && READ_ONCE(embryo_count) == 0);
   mock_present = false;
   mock_ops->broken();
   mock_work_flush(); // the channels notice
