@@ -11,7 +11,7 @@ import { MeasureError } from './errors.js';
 import { checkEventData } from './event-data.js';
 import { parseEventLog, replayEventLog } from './event-log.js';
 import { describeIssues, once } from './schema.js';
-import { ATTRIBUTE_DEBUG, tdAttributes } from './td-report.js';
+import { ATTRIBUTE_MIGRATABLE, ATTRIBUTES_OBSERVED, tdAttributes } from './td-report.js';
 import type { TcbStatus, Verdict } from './verify.js';
 
 const MAX_REFERENCE_BYTES = 1 << 20;
@@ -206,7 +206,7 @@ export function appraise(verdict: Verdict, options: AppraisalOptions): Appraisal
   const accepted = options.acceptStatus ?? ['UpToDate'];
   check('TCB status', accepted.includes(verdict.status), `${verdict.status}; accepted: ${accepted.join(', ')}`);
   const flags = tdAttributes(td.attributes);
-  check('not a debug TD', (td.attributes & ATTRIBUTE_DEBUG) === 0n, flags.names.join(' ') || 'no attribute set');
+  check('not a debug TD', (td.attributes & ATTRIBUTES_OBSERVED) === 0n, flags.names.join(' ') || 'no attribute set');
   check('attributes known', flags.unknown === 0n, `unknown bits 0x${flags.unknown.toString(16)}`);
   const actual: Record<(typeof REGISTERS)[number], Uint8Array> = {
     mrtd: td.mrtd,
@@ -230,6 +230,12 @@ export function appraise(verdict: Verdict, options: AppraisalOptions): Appraisal
     const is = serviceTd ? toHex(serviceTd) : NO_SERVICE_TD;
     check('service TD', wanted.includes(is), `is ${is}; expected ${wanted.join(' or ')}`);
   }
+  // A TD 1.0 body does not say which service TD is bound, and the host chooses the body: a TD that can be migrated may then
+  // be in the hands of any.
+  const named =
+    reference.attributes !== undefined && (BigInt(`0x${reference.attributes.mask}`) & ATTRIBUTE_MIGRATABLE) !== 0n;
+  if (!serviceTd && (td.attributes & ATTRIBUTE_MIGRATABLE) !== 0n && !named)
+    check('not migratable', false, 'MIGRATABLE, and the quote does not say which service TD may move it');
   checkMasked(check, 'attributes', td.attributes, reference.attributes);
   checkMasked(check, 'xfam', td.xfam, reference.xfam);
   if (options.reportData)

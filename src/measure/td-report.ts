@@ -60,6 +60,14 @@ function flags(value: bigint, known: Readonly<Record<number, string>>): Flags {
 }
 
 export const ATTRIBUTE_DEBUG = 1n;
+/**
+ * TD Under Debug (bits 3:0) and TD Under Profiling (7:4: counters and telemetry of the whole machine show the TD). The host
+ * sets them when it makes the TD, and one is enough for the TD not to be trusted. Source: Intel TDX DCAP Quoting Library API,
+ * 2.3.2, extended TD checks; MigTD's policy for the attributes.
+ */
+export const ATTRIBUTES_OBSERVED = 0xffn;
+/** A service TD of the host's choice may move the TD elsewhere. */
+export const ATTRIBUTE_MIGRATABLE = 1n << 29n;
 
 export function tdAttributes(value: bigint): Flags {
   return flags(value, ATTRIBUTE_NAMES);

@@ -269,6 +269,24 @@ describe('the appraisal', () => {
     expect(failing(without, { reference: named, reportData, eventLog: log })).toEqual(['service TD']);
   });
 
+  it.each([
+    ['HGS_PLUS_PROF', 1n << 4n],
+    ['PERF_PROF', 1n << 5n],
+    ['PMT_PROF', 1n << 6n],
+  ])('refuses a TD that is observed by %s', (_, bit) => {
+    expect(failing(pki.quote({ mrtd, rtmrs, reportData, attributes: 0x10000000n | bit }))).toEqual(['not a debug TD']);
+  });
+
+  it('refuses a migratable TD whose quote does not say which service TD may move it, unless the reference allows it', () => {
+    const attributes = 0x30000000n;
+    const quote = pki.quote({ mrtd, rtmrs, reportData, attributes });
+    expect(failing(quote)).toEqual(['not migratable']);
+    // A TD 1.5 body tells that none is bound.
+    expect(failing(pki.quote({ version: 5, kind: 'TD1.5', mrtd, rtmrs, reportData, attributes }))).toEqual([]);
+    const allowed = { ...reference, attributes: { value: '0000000030000000', mask: '0000000030000001' } };
+    expect(failing(quote, { reference: allowed, reportData, eventLog: log })).toEqual([]);
+  });
+
   it('refuses a TCB status that was not named', () => {
     const p = new TestPki({ tcbStatus: 'SWHardeningNeeded' });
     const verdict = judge(p, p.quote({ mrtd, rtmrs, reportData }));
