@@ -20,7 +20,7 @@ import {
 import { fromErrno, LaunchError } from './errors.js';
 import { type HostHints, hintsFor } from './hints.js';
 import type { Publication, Volume } from './options.js';
-import { buildZeroConfig } from './zero-config.js';
+import { besideVolumes, buildZeroConfig } from './zero-config.js';
 
 export interface PlanRequest {
   readonly app: string;
@@ -84,8 +84,11 @@ function planWithout(request: PlanRequest): Plan {
 function planWith(request: PlanRequest, path: string): Plan {
   const parsed = readManifest(path);
   const manifest = parsed.value;
-  addToManifest(manifest, request);
-  const policy = asLaunchError(() => compileManifest(parsed), path);
+  // Compiled before anything is added to it: what is malformed is told, and not overwritten.
+  const before = asLaunchError(() => compileManifest(parsed), path);
+  const isAsked = request.volumes.length > 0 || request.workdir !== undefined;
+  if (isAsked) addToManifest(manifest, request, besideVolumes(before.mounts, request.volumes));
+  const policy = isAsked ? asLaunchError(() => compileManifest(parsed), path) : before;
   const machine = asLaunchError(() => machineOf(parsed), path);
   refuseUnlistedPorts(manifest, policy, request, path);
   const cache = new FileCache(cacheFileFor(`launch ${resolve(path)}`));
@@ -130,7 +133,7 @@ function asLaunchError<T>(read: () => T, where: string): T {
 }
 
 /** Applies -v and -w, which the user at this machine may always ask for: they change the policy and so its measurement. */
-function addToManifest(manifest: Mutable, request: PlanRequest): void {
+function addToManifest(manifest: Mutable, request: PlanRequest, readOnly: readonly string[]): void {
   const table = (parent: Mutable, key: string): Mutable => {
     const value = parent[key] ?? {};
     parent[key] = value;
@@ -155,11 +158,10 @@ function addToManifest(manifest: Mutable, request: PlanRequest): void {
     'allowed_files',
     request.volumes.map(({ host }) => `file:${host}`),
   );
-  append(
-    tdx,
-    'read_only',
-    request.volumes.filter(({ writable }) => !writable).map(({ guest }) => guest),
-  );
+  append(tdx, 'read_only', [
+    ...readOnly,
+    ...request.volumes.filter(({ writable }) => !writable).map(({ guest }) => guest),
+  ]);
 }
 
 /** Where the manifest lists the ports that the program serves, -p opens no others; Gramine's manifests list none. */

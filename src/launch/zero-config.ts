@@ -12,6 +12,8 @@ import {
   findProgram,
   GUEST_PATH,
   type HashedFile,
+  type HostPath,
+  isWritable,
   ManifestError,
 } from '../manifest/index.js';
 import { LaunchError } from './errors.js';
@@ -99,10 +101,12 @@ function build(request: ZeroConfigRequest): ZeroConfig {
     leaves.set(hashed.sha256, hashed.leaves);
     trusted.set(host, trustedFile(host, hashed));
   };
-  const mounts: { type?: 'tmpfs'; path: string; uri?: string }[] = [{ type: 'tmpfs', path: '/tmp' }];
-  for (const { path } of found.folders) mounts.push({ path, uri: `file:${path}` });
-  for (const { path, stat } of found.folderFiles) trust(path, stat);
-  for (const { path, target } of found.folderLinks) trusted.set(path, { uri: `file:${path}`, link: target });
+  const mounts: { type?: 'tmpfs'; path: string; uri?: string }[] = [];
+  if (!guestPathIsMounted('/tmp')) mounts.push({ type: 'tmpfs', path: '/tmp' });
+  for (const { path } of found.folders) if (!guestPathIsMounted(path)) mounts.push({ path, uri: `file:${path}` });
+  for (const { path, stat } of found.folderFiles) if (!guestPathIsMounted(path)) trust(path, stat);
+  for (const { path, target } of found.folderLinks)
+    if (!guestPathIsMounted(path)) trusted.set(path, { uri: `file:${path}`, link: target });
   let single = 0;
   for (const file of found.files) {
     if (guestPathIsMounted(file.guest)) continue;
@@ -110,6 +114,11 @@ function build(request: ZeroConfigRequest): ZeroConfig {
     trust(file.host, file.stat);
     single += 1;
   }
+  // A volume allows its files wherever they are seen: what was found around or in it stays read-only all the same.
+  const readOnly = besideVolumes(
+    mounts.map(({ path, uri }) => ({ path, uri: uri?.slice('file:'.length), rw: false })),
+    request.volumes,
+  );
   for (const volume of request.volumes) mounts.push({ path: volume.guest, uri: `file:${volume.host}` });
 
   const workdir = request.workdir ?? (found.relativeArguments ? process.cwd() : '/');
@@ -131,7 +140,7 @@ function build(request: ZeroConfigRequest): ZeroConfig {
       tdx: {
         remote_attestation: 'dcap', // /dev/attestation is whole; a host without a quoting service still runs it
         allowed_files: request.volumes.map(({ host }) => `file:${host}`),
-        read_only: request.volumes.filter(({ writable }) => !writable).map(({ guest }) => guest),
+        read_only: [...readOnly, ...request.volumes.filter(({ writable }) => !writable).map(({ guest }) => guest)],
         net: {
           publish: request.publish.map(([port, protocol]) => `${port}/${protocol}`),
           outbound: request.outbound,
@@ -146,6 +155,20 @@ function build(request: ZeroConfigRequest): ZeroConfig {
       ...found.unreadable.map(({ folder, path }) => `${request.app} does not get ${folder}: you may not read ${path}`),
     ],
   };
+}
+
+/**
+ * The guest paths of read-only mounts that the files of volumes would make writable, as they are allowed files: a volume is
+ * written, if at all, where it is mounted, and no folder around it becomes writable on the host.
+ */
+export function besideVolumes(
+  mounts: readonly { readonly path: string; readonly uri?: string | undefined; readonly rw: boolean }[],
+  volumes: readonly Volume[],
+): string[] {
+  const allowed = volumes.map(({ host }) => host as HostPath);
+  return mounts
+    .filter(({ uri, rw }) => !rw && uri !== undefined && isWritable(uri, { allowed, check: 'strict' }))
+    .map(({ path }) => path);
 }
 
 function trustedFile(host: string, hashed: HashedFile): TrustedFile {

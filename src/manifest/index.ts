@@ -36,7 +36,7 @@ export { DEFAULT_LIBDIR } from './globals.js';
 export { type HashTree, HashTreeBuilder, hashTreeRoot, LEAF_BYTES, leafCount } from './hash-tree.js';
 export type { HashProgress } from './hasher.js';
 export { type HostPath, normalizeHostPath, parseUri } from './host-path.js';
-export { compilePolicy, encodePolicy, type Mount, type MountType, type Policy } from './policy.js';
+export { compilePolicy, encodePolicy, isWritable, type Mount, type MountType, type Policy } from './policy.js';
 export { decodeText } from './text.js';
 export { type Position, parseToml, type TomlTable, type TomlValue, writeToml } from './toml.js';
 export { type FileMeta, type TrustedEntry, TrustedTree } from './trusted-tree.js';

@@ -7,15 +7,18 @@ import {
   chmodSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   realpathSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Volume } from '../../src/launch/options.js';
 import { buildZeroConfig, type ZeroConfigRequest } from '../../src/launch/zero-config.js';
 import { compilePolicy, FileCache } from '../../src/manifest/index.js';
 
@@ -80,6 +83,31 @@ describe('buildZeroConfig', () => {
       );
     expect(mounted(false)).toEqual({ path: '/data', type: 'chroot', uri: work, rw: false });
     expect(mounted(true)?.rw).toBe(true);
+  });
+
+  it('makes nothing writable but the volume, whatever folder of the program it lies in', () => {
+    const folder =
+      guestPaths('/usr/bin/perl').find((path) => path.startsWith('/usr/') && statSync(path).isDirectory()) ?? '';
+    const inside = readdirSync(folder).find((name) => statSync(join(folder, name)).isDirectory()) ?? '';
+    const volume = { host: join(folder, inside), guest: '/data', writable: true };
+    const writable = (volumes: readonly Volume[]) =>
+      compilePolicy(zero('/usr/bin/perl', { volumes }).manifest)
+        .mounts.filter(({ type, rw }) => type === 'chroot' && rw)
+        .map(({ path }) => path);
+    expect(writable([volume])).toEqual(['/data']);
+    expect(writable([{ ...volume, writable: false }])).toEqual([]);
+  });
+
+  it('puts a volume where it would have mounted something itself', () => {
+    const folder =
+      guestPaths('/usr/bin/perl').find((path) => path.startsWith('/usr/') && statSync(path).isDirectory()) ?? '';
+    for (const guest of ['/tmp', folder]) {
+      const volumes = [{ host: work, guest, writable: false }];
+      const { mounts } = compilePolicy(zero('/usr/bin/perl', { volumes }).manifest);
+      expect(mounts.filter(({ path }) => path === guest)).toEqual([
+        { path: guest, type: 'chroot', uri: work, rw: false },
+      ]);
+    }
   });
 
   it('follows a script to its interpreter, and env to the program on PATH', () => {
