@@ -10,6 +10,8 @@ import { type DerItem, DerReader, derTime, derUint, inside, oidToString, TAG } f
 import { MeasureError } from './errors.js';
 
 const MAX_CHAIN = 6;
+/** Of Date: milliseconds since 1970. */
+const MAX_TIME = 8.64e15;
 const MAX_CHAIN_BYTES = 1 << 20;
 const MAX_CRL_ENTRIES = 100_000;
 const MAX_CRL_BYTES = 16 << 20;
@@ -277,10 +279,12 @@ export interface ChainOptions {
 /**
  * Checks a chain, leaf first: signatures, CA flags, validity at a time, revocation, and that the last certificate's key is
  * the pinned root's. Every CA of the chain must have a list among `crls`. Errors: `certificate`; `collateral` for a list that is missing or
- * expired.
+ * expired; `usage` for a time that is none.
  */
 export function verifyChain(chain: readonly Certificate[], options: ChainOptions): void {
   const { anchor, at, crls, what } = options;
+  // NaN, as Date.parse gives for what is no time, is neither before nor after anything: nothing would ever be expired.
+  if (!(Math.abs(at) <= MAX_TIME)) throw new MeasureError('usage', `${what}: judged at ${at}, which is not a time`);
   const fail: (message: string) => never = (message) => {
     throw new MeasureError('certificate', `${what}: ${message}`);
   };

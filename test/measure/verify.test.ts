@@ -53,6 +53,14 @@ describe('the verdict', () => {
     });
   });
 
+  it.each([Number.NaN, Number.POSITIVE_INFINITY, undefined as unknown as number])(
+    'is not given at %s: nothing would ever be expired',
+    (at) => {
+      const options = { collateral: pki.collateral, at, anchor: trustAnchor(pki.rootDer) };
+      expect(codeOf(() => verifyQuote(pki.quote(), options))).toBe('usage');
+    },
+  );
+
   it('tolerates trailing bytes and counts them', () => {
     expect(judge(pki, pki.quote({ trailing: Buffer.alloc(70) })).quote.trailingBytes).toBe(70);
   });
