@@ -4,7 +4,7 @@
 // machine; and back: the policy as a manifest, which is how it is shown, and which compiles to the same policy again.
 
 import { ManifestError } from './errors.js';
-import { Fields, isTable, Problems, parseSize } from './fields.js';
+import { Fields, isTable, Problems, parseSize, Unusable } from './fields.js';
 import { compilePolicy, isWritable, LOG_LEVELS, type Policy } from './policy.js';
 import { type Position, parseToml, type TomlTable, type TomlValue, toml, writeToml } from './toml.js';
 
@@ -128,7 +128,7 @@ export function plainValue(value: TomlValue): unknown {
     }
     case 'float':
       // 1.0 is no integer.
-      return Number.isInteger(value.value) ? `the float ${value.value}` : value.value;
+      return Number.isInteger(value.value) ? new Unusable(`the float ${value.value}`) : value.value;
     case 'date':
       return new Date(Number.NaN);
     default:

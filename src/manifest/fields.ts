@@ -22,12 +22,21 @@ export class Problems {
   }
 }
 
+/** A value that no key takes, as messages name it: neither a string, which a key may take, nor a table. */
+export class Unusable {
+  constructor(readonly text: string) {}
+  toString(): string {
+    return this.text;
+  }
+}
+
 export function isTable(value: unknown): value is Table {
   return (
     typeof value === 'object' &&
     value !== null &&
     !Array.isArray(value) &&
     !(value instanceof Date) &&
+    !(value instanceof Unusable) &&
     !(value instanceof Uint8Array)
   );
 }

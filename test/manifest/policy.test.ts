@@ -213,6 +213,13 @@ describe('compilePolicy', () => {
     );
   });
 
+  it('refuses a float where text is wanted, also a whole one', () => {
+    const text = 'libos.entrypoint = "/x"\nfs.mounts = []\nloader.argv = ["x", 2.0]\nloader.env.THREADS = 4.0\n';
+    expect(() => compileManifest(parseManifest(text, 'm'))).toThrow(
+      /loader\.argv\[1\]: expected a string, got the float 2; .*THREADS: expected a string, got the float 4/,
+    );
+  });
+
   it('refuses what is not a table', () => {
     expect(problems([])).toEqual(['the manifest is not a table']);
     expect(problems({ libos: 3 })).toContain('libos: expected a table, got 3');
