@@ -208,8 +208,10 @@ function isAlone(trusted: TomlValue & { kind: 'array' }): boolean {
   });
   // Sorted by components, a path comes right before what lies below it.
   const sorted = paths.map((path) => `${path ?? ''}/`).sort();
+  // All relative paths lie below ".", all absolute ones below "/".
   return (
     paths.every((path) => path !== undefined && !path.includes('..')) &&
+    (paths.length === 1 || paths.every((path) => path !== '.' && path !== '/')) &&
     sorted.every((path, i) => i === 0 || !path.startsWith(sorted[i - 1] ?? ''))
   );
 }

@@ -4,7 +4,7 @@
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -83,5 +83,28 @@ describe.skipIf(!existsSync(ARCHIVE))('expands trusted files as Gramine’s tool
       /^gramine-manifest: <stdin>:13:5: sgx\.trusted_files\[0\]: .* cannot be looked at: permission denied\n$/,
     );
     expect(status).toBe(1);
+  });
+});
+
+describe('a file that lies in a listed folder', () => {
+  const root = mkdtempSync(join(tmpdir(), 'gt-expand-'));
+  for (const name of ['a', 'b']) writeFileSync(join(root, name), name);
+  afterAll(() => rmSync(root, { recursive: true }));
+  const HASH = 'ab'.repeat(32);
+  const listed = (uris: readonly string[]) => {
+    const own = toml.table([
+      ['uri', toml.string('file:/b')],
+      ['sha256', toml.string(HASH)],
+    ]);
+    const list = expandTrustedFiles(toml.array([...uris.map(toml.string), own]), { chroot: root });
+    return [...list].map(({ uri, sha256 }) => [uri, sha256]);
+  };
+
+  it('is there once, with the hash that was given, also where the folder is the root', () => {
+    expect(listed(['file:/'])).toEqual([
+      ['file:/a', undefined],
+      ['file:/b', HASH],
+    ]);
+    expect(listed(['file:/', 'file:/a'])).toHaveLength(2);
   });
 });
