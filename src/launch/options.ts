@@ -4,7 +4,7 @@
 
 import { existsSync } from 'node:fs';
 import { posix, resolve } from 'node:path';
-import { parseSize } from '../manifest/index.js';
+import { isOutbound, parseSize } from '../manifest/index.js';
 import { LaunchError } from './errors.js';
 
 export interface Publication {
@@ -90,6 +90,6 @@ export function parseWorkdir(text: string): string {
 
 /** `HOST:PORT`, where either can be `*`. */
 export function parseOutbound(text: string): string {
-  if (/^(\*|[A-Za-z0-9.*-]+|\[[0-9A-Fa-f:.]+\]):(\*|[0-9]{1,5})$/.test(text)) return text;
+  if (isOutbound(text)) return text;
   throw usage(`--net ${text}: expected HOST:PORT, where either can be "*"`);
 }

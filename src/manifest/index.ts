@@ -23,7 +23,7 @@ export {
   type NeededFolder,
 } from './discover.js';
 export { type KeyProblem, ManifestError, type ManifestErrorCode } from './errors.js';
-export { formatSize, parseSize } from './fields.js';
+export { formatSize, isOutbound, parseSize } from './fields.js';
 export { cacheDirectory, cacheFileFor, FileCache, type HashedFile } from './file-cache.js';
 export {
   type GeneratedManifest,

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, it } from 'vitest';
-import { parseCpus, parseEnv, parseMemory, parsePublication, parseVolume } from '../../src/launch/index.js';
+import {
+  parseCpus,
+  parseEnv,
+  parseMemory,
+  parseOutbound,
+  parsePublication,
+  parseVolume,
+} from '../../src/launch/index.js';
 
 describe('parsePublication', () => {
   it.each([
@@ -19,6 +26,16 @@ describe('parsePublication', () => {
       expect(() => parsePublication(text)).toThrow(/--publish/);
     },
   );
+});
+
+describe('parseOutbound', () => {
+  it.each(['*:*', 'example.com:443', '[::1]:*', '10.0.0.1:65535'])('takes %s', (text) => {
+    expect(parseOutbound(text)).toBe(text);
+  });
+
+  it.each(['', 'a', 'a:', 'a:0', 'a:65536', '*.example.com:443', ':1'])('refuses %j', (text) => {
+    expect(() => parseOutbound(text)).toThrow(/--net/);
+  });
 });
 
 describe('parseVolume', () => {
