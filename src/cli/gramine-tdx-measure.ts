@@ -74,6 +74,7 @@ function collect<T>(parse: (text: string) => T): (text: string, list?: readonly 
 
 async function measureApp(app: string, args: readonly string[], options: AppOptions): Promise<void> {
   checkOutput(options);
+  const kernelImage = options.kernel ?? process.env.GRAMINE_TDX_KERNEL;
   const m = await measuredItems({
     app: app.replace(/\.manifest(?:\.sgx|\.tdx)?$/, ''),
     args,
@@ -84,10 +85,14 @@ async function measureApp(app: string, args: readonly string[], options: AppOpti
     workdir: options.workdir,
     cpus: options.cpus,
     memoryBytes: options.memory,
-    kernelImage: options.kernel ?? process.env.GRAMINE_TDX_KERNEL,
+    kernelImage,
   });
   const rtmrs = predictRtmrs(m.items);
   const mrtd = m.image === undefined ? undefined : predictMrtd(m.image);
+  // A register that reference values do not name is not checked: these would trust any kernel, and so any program, while the
+  // user believes that the one named is meant.
+  if (mrtd === undefined && kernelImage !== undefined && (options.json !== undefined || options.corim !== undefined))
+    throw new MeasureError('usage', `reference values need MRTD: ${m.notes.join('; ')}`);
   const reference: ReferenceValues = {
     format: REFERENCE_FORMAT,
     about: { app, arguments: args.join(' '), cpus: String(m.cpus), memory: `${m.memoryBytes}` },

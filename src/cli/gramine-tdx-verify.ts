@@ -12,6 +12,7 @@ import {
   parseQuote,
   parseReference,
   pckPlatform,
+  type ReferenceValues,
   reportDataFromHex,
   reportDataOf,
   TCB_STATUSES,
@@ -122,7 +123,7 @@ async function judge(options: Options): Promise<number> {
   if (options.json) printJson(verdict, checks, trusted);
   else
     printText(verdict, checks, trusted, {
-      reference: reference !== undefined,
+      reference,
       reportData: reportData !== undefined,
       anchor: anchor !== undefined,
     });
@@ -188,7 +189,7 @@ function printText(
   verdict: Verdict,
   checks: readonly AppraisalCheck[],
   trusted: boolean,
-  given: { reference: boolean; reportData: boolean; anchor: boolean },
+  given: { reference: ReferenceValues | undefined; reportData: boolean; anchor: boolean },
 ): void {
   const line = (mark: string, name: string, detail: string): void => {
     process.stdout.write(`${mark} ${name}: ${detail}\n`);
@@ -198,6 +199,10 @@ function printText(
   if (verdict.advisories.length > 0) line('note', 'advisories', verdict.advisories.join(', '));
   if (given.anchor) line('note', 'root', 'not Intel’s: this proves nothing about hardware');
   if (!given.reference) line('note', 'reference', 'none given: this TD may run anything');
+  else {
+    const open = (['mrtd', 'rtmr0', 'rtmr1', 'rtmr2'] as const).filter((name) => given.reference?.[name] === undefined);
+    if (open.length > 0) line('note', 'reference', `not checked, as it does not name them: ${open.join(', ')}`);
+  }
   if (!given.reportData) line('note', 'report data', 'not checked: this quote may be old, or another machine’s');
   process.stdout.write(trusted ? 'trusted\n' : 'refused\n');
 }

@@ -293,5 +293,10 @@ export function reportDataOf(data: Uint8Array): Uint8Array {
 }
 
 export function reportDataFromHex(text: string): Uint8Array {
+  if (!/^(?:[0-9a-fA-F]{2})*$/.test(text))
+    throw new MeasureError(
+      'usage',
+      `report data: ${JSON.stringify(text.slice(0, 80))} is not hexadecimal digits, two for a byte`,
+    );
   return reportDataOf(fromHex(text, 'report data'));
 }

@@ -204,6 +204,7 @@ describe('gramine-tdx-verify', () => {
       /belongs to --pccs/,
     ],
     ['a quote that is not there', ['--quote', 'nowhere'], /quote: cannot read nowhere \(ENOENT\)/],
+    ['report data that is no number', ['--quote', 'quote.bin', '--report-data', 'zz'], /"zz" is not hexadecimal/],
     ['two report data', ['--quote', 'quote.bin', '--report-data', '00', '--nonce', 'nonce'], /give one/],
     [
       'report data that is too long',
@@ -366,6 +367,9 @@ describe('gramine-tdx-measure', () => {
   it('gives MRTD with a kernel that carries TDVF metadata, and says so where one does not', async () => {
     const without = await measure('app.manifest', '--kernel', 'nowhere.bfv');
     expect([without.code, without.stderr]).toEqual([0, expect.stringMatching(/no kernel image at nowhere.bfv/)]);
+    const reference = await measure('app.manifest', '--kernel', 'nowhere.bfv', '--json');
+    expect([reference.code, reference.stdout]).toEqual([2, '']);
+    expect(reference.stderr).toMatch(/reference values need MRTD: no kernel image at nowhere.bfv/);
   });
 
   it('inspects an image, whole or in two parts', async () => {
