@@ -15,6 +15,12 @@ export type MeasureErrorCode =
   | 'tcb' // the platform, its quoting enclave or its module is below every level that the collateral knows
   | 'usage'; // the caller's options contradict each other
 
+/** Messages quote hostile input: nothing in it may write on a terminal what we did not say. */
+const escaped = (c: string): string =>
+  JSON.stringify(c)
+    .slice(1, -1)
+    .replace(/[\x7f-\x9f]/, `\\u00${c.charCodeAt(0).toString(16)}`);
+
 /** Thrown by every function of the measure room for bad input. `offset` is in bytes from the start of `what`. */
 export class MeasureError extends Error {
   override readonly name = 'MeasureError';
@@ -24,6 +30,7 @@ export class MeasureError extends Error {
     readonly offset?: number,
     options?: ErrorOptions,
   ) {
-    super(offset === undefined ? message : `${message} (at byte ${offset})`, options);
+    const plain = message.replace(/\p{Cc}/gu, escaped);
+    super(offset === undefined ? plain : `${plain} (at byte ${offset})`, options);
   }
 }

@@ -15,6 +15,7 @@ import {
   reportDataFromHex,
   sha384,
   signReference,
+  splitSignedJson,
   type TrustAnchor,
   toHex,
   trustAnchor,
@@ -37,6 +38,11 @@ function codeOf(f: () => unknown): string {
     throw error;
   }
 }
+
+it('quotes hostile text so that it cannot write on a terminal', () => {
+  const text = '{"\\u001b[2K\\rgramine-tdx-verify: trusted\\u009b":1}';
+  expect(() => splitSignedJson(text, 'tcbInfo')).toThrow(/got keys \\u001b\[2K\\rgramine-tdx-verify: trusted\\u009b$/);
+});
 
 describe('the verdict', () => {
   const pki = new TestPki();
