@@ -124,6 +124,11 @@ interface Flags {
 }
 const newFlags = (): Flags => ({ children: new Map(), declared: false, frozen: false });
 
+/** Tables and lists in one another: real manifests have under ten. Whoever walks through them descends by recursion. */
+const MAX_LEVELS = 100;
+/** What @iarna/toml puts on its stack for a list in another, at least; for a table it is one more. */
+const STATES_PER_LEVEL = 2;
+
 class StatementParser extends ScannerClass {
   readonly root: TomlTable = toml.table();
   readonly #flags = newFlags();
@@ -157,6 +162,7 @@ class StatementParser extends ScannerClass {
   #headerKey(key: string, more: unknown, done: () => void): unknown {
     if (this.char === SPACE || this.char === TAB) return null;
     this.#path.push(key);
+    this.#refuseDepth(this.#path.length);
     if (this.char === CLOSE_BRACKET) done();
     else if (this.char === PERIOD) this.next(more);
     else throw this.error(new Error('Unexpected character, expected whitespace, . or ]'));
@@ -180,10 +186,12 @@ class StatementParser extends ScannerClass {
 
   // An inline list or table stands where its bracket does.
   override parseInlineList(): unknown {
+    this.#refuseDepth(this.stack.length / STATES_PER_LEVEL);
     this.state.at ??= this.#valueStart;
     return super.parseInlineList();
   }
   override parseInlineTable(): unknown {
+    this.#refuseDepth(this.stack.length / STATES_PER_LEVEL);
     this.state.at ??= this.#valueStart;
     return super.parseInlineTable();
   }
@@ -202,6 +210,7 @@ class StatementParser extends ScannerClass {
       this.state.resultTable = new InlineTable(this.state.at ?? this.#valueStart);
     const target = this.state.resultTable as InlineTable;
     const value = this.#convert(kv.value);
+    this.#refuseDepth(kv.key.length);
     const parents = kv.key.slice(0, -1);
     const last = kv.key.at(-1) ?? '';
     if (isFlagged(target.flags, kv.key, 'frozen'))
@@ -212,6 +221,10 @@ class StatementParser extends ScannerClass {
     if (value.kind === 'array' || value.kind === 'table') flagAt(target.flags, kv.key).frozen = true;
     nest.entries.set(last, value);
     return this.goto(this.parseInlineTableNext);
+  }
+
+  #refuseDepth(levels: number): void {
+    if (levels > MAX_LEVELS) throw this.#problem(`nested deeper than ${MAX_LEVELS} levels`);
   }
 
   #problem(message: string): Error {
@@ -262,6 +275,7 @@ class StatementParser extends ScannerClass {
 
   #assign(key: readonly string[], value: TomlValue): void {
     const full = [...this.#header, ...key];
+    this.#refuseDepth(full.length);
     const parents = full.slice(0, -1);
     for (let n = this.#header.length + 1; n < full.length; n++) {
       const part = full.slice(0, n);

@@ -23,6 +23,7 @@ declare module '@iarna/toml/lib/toml-parser.js' {
     col: number;
     char: number;
     state: ScannerState;
+    stack: readonly unknown[];
     _buf: string;
     parse(text: string): void;
     finish(): unknown;

@@ -213,6 +213,16 @@ describe('compilePolicy', () => {
     );
   });
 
+  it.each([
+    `x = ${'['.repeat(20_000)}`,
+    `x = ${'{a='.repeat(20_000)}`,
+    `${'a.'.repeat(20_000)}a = 1`,
+    `x = {${'a.'.repeat(20_000)}a = 1}`,
+    `[${'a.'.repeat(20_000)}a]`,
+  ])('refuses a manifest that nobody can descend into (%#)', (text) => {
+    expect(() => parseManifest(text, 'm')).toThrow(/^m:1:[0-9]+: not TOML: nested deeper than 100 levels/);
+  });
+
   it('refuses a float where text is wanted, also a whole one', () => {
     const text = 'libos.entrypoint = "/x"\nfs.mounts = []\nloader.argv = ["x", 2.0]\nloader.env.THREADS = 4.0\n';
     expect(() => compileManifest(parseManifest(text, 'm'))).toThrow(
