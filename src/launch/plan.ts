@@ -87,7 +87,7 @@ function planWith(request: PlanRequest, path: string): Plan {
   // Compiled before anything is added to it: what is malformed is told, and not overwritten.
   const before = asLaunchError(() => compileManifest(parsed), path);
   const isAsked = request.volumes.length > 0 || request.workdir !== undefined;
-  if (isAsked) addToManifest(manifest, request, besideVolumes(before.mounts, request.volumes));
+  if (isAsked) addToManifest(manifest, request, before);
   const policy = isAsked ? asLaunchError(() => compileManifest(parsed), path) : before;
   const machine = asLaunchError(() => machineOf(parsed), path);
   refuseUnlistedPorts(manifest, policy, request, path);
@@ -133,7 +133,7 @@ function asLaunchError<T>(read: () => T, where: string): T {
 }
 
 /** Applies -v and -w, which the user at this machine may always ask for: they change the policy and so its measurement. */
-function addToManifest(manifest: Mutable, request: PlanRequest, readOnly: readonly string[]): void {
+function addToManifest(manifest: Mutable, request: PlanRequest, before: Policy): void {
   const table = (parent: Mutable, key: string): Mutable => {
     const value = parent[key] ?? {};
     parent[key] = value;
@@ -144,7 +144,10 @@ function addToManifest(manifest: Mutable, request: PlanRequest, readOnly: readon
     parent[key] = [...(Array.isArray(present) ? present : []), ...items];
   };
   const fs = table(manifest, 'fs');
-  if (request.workdir !== undefined) fs.start_dir = request.workdir;
+  if (request.workdir !== undefined) {
+    fs.start_dir = request.workdir;
+    table(manifest, 'libos').entrypoint = before.entrypoint; // a relative one stays where it is
+  }
   if (request.volumes.length === 0) return;
   append(
     fs,
@@ -159,7 +162,7 @@ function addToManifest(manifest: Mutable, request: PlanRequest, readOnly: readon
     request.volumes.map(({ host }) => `file:${host}`),
   );
   append(tdx, 'read_only', [
-    ...readOnly,
+    ...besideVolumes(before.mounts, request.volumes),
     ...request.volumes.filter(({ writable }) => !writable).map(({ guest }) => guest),
   ]);
 }

@@ -89,13 +89,16 @@ export function compilePolicy(manifest: unknown): Policy {
   const files = fileRules(top);
   const loader = top.sub('loader');
 
+  const cwd = absolute(top.sub('fs'), 'start_dir', '/');
+  const entrypoint = readEntrypoint(top, cwd);
+
   const policy: Policy = {
-    entrypoint: readEntrypoint(top),
-    args: readArgs(loader),
+    entrypoint: entrypoint.path,
+    args: readArgs(loader, entrypoint.written),
     env: readEnv(loader),
     uid: loader.integer('uid', 0, ID_MAX, 0),
     gid: loader.integer('gid', 0, ID_MAX, 0),
-    cwd: absolute(top.sub('fs'), 'start_dir', '/'),
+    cwd,
     mounts: readMounts(top, files),
     trusted: files.trusted,
     allowed: files.allowed,
@@ -171,15 +174,25 @@ export function policyToCbor(policy: Policy): CborValue {
   };
 }
 
-function readEntrypoint(top: Fields): string {
-  const libos = top.sub('libos');
-  if (libos.has('entrypoint')) return absolute(libos, 'entrypoint', '/');
-  // Gramine before 1.9 named the program in loader.entrypoint; newer manifests have a table there.
-  top.problems.add('libos.entrypoint', 'required: the path of the program inside the guest');
-  return '/';
+interface Entrypoint {
+  readonly path: string;
+  /** As the manifest has it, where that is relative: what the program is told as its name. */
+  readonly written?: string;
 }
 
-function readArgs(loader: Fields): Policy['args'] {
+/** Gramine opens the program as any file is opened: a relative name starts at the working directory. */
+function readEntrypoint(top: Fields, cwd: string): Entrypoint {
+  const libos = top.sub('libos');
+  const written = libos.string('entrypoint');
+  if (written !== undefined && /^[^/\0][^\0]*$/.test(written))
+    return { path: normalizeHostPath(`${cwd}/${written}`) ?? '/', written };
+  if (libos.has('entrypoint')) return { path: absolute(libos, 'entrypoint', '/') };
+  // Gramine before 1.9 named the program in loader.entrypoint; newer manifests have a table there.
+  top.problems.add('libos.entrypoint', 'required: the path of the program inside the guest');
+  return { path: '/' };
+}
+
+function readArgs(loader: Fields, name: string | undefined): Policy['args'] {
   const present = ['argv', 'argv_src_file', 'insecure__use_cmdline_argv'].filter((key) =>
     key === 'insecure__use_cmdline_argv' ? loader.boolean(key, false) : loader.has(key),
   );
@@ -192,7 +205,8 @@ function readArgs(loader: Fields): Policy['args'] {
   const argv = loader.strings('argv');
   if (loader.has('argv') && argv.length === 0) loader.problems.add(loader.at('argv'), 'must not be empty');
   for (const text of argv) refuseNul(loader, 'argv', text);
-  return { argv, from: 'manifest' };
+  // Without arguments the kernel tells the program its path; where that was written otherwise, as it was written.
+  return { argv: argv.length === 0 && name !== undefined ? [name] : argv, from: 'manifest' };
 }
 
 function readEnv(loader: Fields): Policy['env'] {

@@ -159,7 +159,11 @@ const gramineShape = {
   ),
   libos: required(
     table({
-      entrypoint: required(str, 'enforced', 'the program, by its path in the guest'),
+      entrypoint: required(
+        str,
+        'enforced',
+        'the program, by its path in the guest; a relative one starts at fs.start_dir',
+      ),
       check_invalid_pointers: key(bool, 'none', 'always on here: the kernel checks every pointer of a program', {
         default: 'true',
       }),

@@ -23,6 +23,17 @@ function plan(manifest: string, writable: boolean) {
   return makePlan({ app: join(work, 'app'), args: [], env: [], volumes, publish: [], outbound: [] });
 }
 
+describe('a working directory beside a manifest', () => {
+  it('leaves a relative entrypoint where it is', async () => {
+    writeFileSync(join(work, 'app.manifest'), 'libos.entrypoint = "app"\nfs.mounts = []\n');
+    const { policy } = await makePlan({
+      ...{ app: join(work, 'app'), args: [], env: [], volumes: [], publish: [], outbound: [] },
+      workdir: '/tmp',
+    });
+    expect([policy.entrypoint, policy.cwd]).toEqual(['/app', '/tmp']);
+  });
+});
+
 describe('a volume beside a manifest', () => {
   it.each([true, false])('makes no mount around it writable (writable: %s)', async (writable) => {
     const { policy } = await plan(`${APP}fs.root.uri = "file:/"\n`, writable);

@@ -162,10 +162,20 @@ describe('compilePolicy', () => {
     );
   });
 
+  it.each([
+    ['helloworld', '/', '/helloworld', ['helloworld']],
+    ['./bin/../app', '/opt', '/opt/app', ['./bin/../app']],
+    ['/app', '/opt', '/app', []],
+  ])('takes the entrypoint %s from the working directory %s, as Gramine does', (entrypoint, start_dir, path, argv) => {
+    const policy = compilePolicy({ libos: { entrypoint }, fs: { start_dir } });
+    expect([policy.entrypoint, policy.args.argv]).toEqual([path, argv]);
+    expect(compilePolicy({ libos: { entrypoint }, loader: { argv: ['x', 'y'] } }).args.argv).toEqual(['x', 'y']);
+  });
+
   it('lists every offence at once, by key', () => {
     expect(
       problems({
-        libos: { entrypoint: 'bin/app' },
+        libos: { entrypoint: '' },
         loader: { uid: -1, argv: [], insecure__use_cmdline_argv: true, env: { X: {}, 'a.b': { value: 3 } } },
         fs: {
           mounts: [
@@ -180,7 +190,7 @@ describe('compilePolicy', () => {
     ).toEqual([
       'sgx.trusted_files[0]: expected a table { uri, sha256 } as gramine-manifest writes it, got "file:x"',
       'sgx.trusted_files[1].uri: expected "file:PATH", got "x"',
-      'libos.entrypoint: expected an absolute path, got "bin/app"',
+      'libos.entrypoint: expected an absolute path, got ""',
       'loader: argv and insecure__use_cmdline_argv exclude each other',
       'loader.env.X: needs either value = "..." or passthrough = true',
       'loader.env."a.b".value: expected a string, got 3',
