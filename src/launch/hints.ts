@@ -46,7 +46,8 @@ export function hintsFor(
   for (const [i, { path, entry, meta }] of files.entries()) {
     const stat = statFile(path);
     if (stat === undefined || stat.size !== meta.size) continue;
-    if (stat.mtimeNs > 0n) times.writeBigUInt64LE(stat.mtimeNs, 8 * i);
+    // tmpfs and btrfs keep times far beyond the year 2554.
+    if (stat.mtimeNs > 0n && stat.mtimeNs < 1n << 64n) times.writeBigUInt64LE(stat.mtimeNs, 8 * i);
     const sha256 = Buffer.from(entry.sha256).toString('hex');
     if (leafBytes > MAX_LEAF_BYTES || leaves.has(sha256)) continue;
     const hashed = hashFile(cache, path, stat);
