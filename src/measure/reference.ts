@@ -171,7 +171,7 @@ export interface AppraisalOptions {
   readonly reportData?: Uint8Array;
   /** The log whose replay must give the quote's registers. */
   readonly eventLog?: Uint8Array;
-  /** TCB statuses that are good enough. Default: UpToDate alone. */
+  /** TCB statuses that are good enough; Revoked never is. Default: UpToDate alone. */
   readonly acceptStatus?: readonly TcbStatus[];
 }
 
@@ -204,7 +204,9 @@ export function appraise(verdict: Verdict, options: AppraisalOptions): Appraisal
     checks.push({ name, ok, detail });
   };
   const accepted = options.acceptStatus ?? ['UpToDate'];
-  check('TCB status', accepted.includes(verdict.status), `${verdict.status}; accepted: ${accepted.join(', ')}`);
+  // A revoked platform is nobody's to accept: its keys may be anyone's.
+  const isAccepted = verdict.status !== 'Revoked' && accepted.includes(verdict.status);
+  check('TCB status', isAccepted, `${verdict.status}; accepted: ${accepted.join(', ')}`);
   const flags = tdAttributes(td.attributes);
   check('not a debug TD', (td.attributes & ATTRIBUTES_OBSERVED) === 0n, flags.names.join(' ') || 'no attribute set');
   check('attributes known', flags.unknown === 0n, `unknown bits 0x${flags.unknown.toString(16)}`);

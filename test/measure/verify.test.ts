@@ -310,6 +310,12 @@ describe('the appraisal', () => {
     );
   });
 
+  it('refuses a revoked platform, whatever the caller accepts', () => {
+    const p = new TestPki({ tcbStatus: 'Revoked' });
+    const verdict = judge(p, p.quote({ mrtd, rtmrs, reportData }));
+    expect(appraise(verdict, { reference, acceptStatus: ['Revoked'] }).some((c) => !c.ok)).toBe(true);
+  });
+
   it.each(['ed25519', 'ec'] as const)('signs reference values with %s and refuses any other key or change', (type) => {
     const make = () =>
       type === 'ed25519' ? generateKeyPairSync('ed25519') : generateKeyPairSync('ec', { namedCurve: 'P-256' });
