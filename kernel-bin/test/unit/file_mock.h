@@ -122,11 +122,12 @@ void waitq_wake(struct waitq *q, int nr, u32 key) {
   }
   spin_unlock(&q->lock);
 }
-void wait_prepare(struct waitq *q, struct waiter *w, int mode) {
+void wait_prepare(struct waitq *q, struct waiter *w, int mode) { // in the kernel's order: SLEEPING, then the queue
+  __atomic_store_n(&thread_current()->state, THREAD_SLEEPING, __ATOMIC_SEQ_CST);
   spin_lock(&q->lock);
   mock_add(q, w);
   spin_unlock(&q->lock);
-  __atomic_store_n(&thread_current()->state, THREAD_SLEEPING, __ATOMIC_SEQ_CST);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 static u64 mock_stuck_ns = 20 * NS_PER_SEC; // an endless sleep longer than this is a lost wake-up
 int wait_sleep(u64 deadline, int mode) {
