@@ -630,10 +630,10 @@ static int hostfs_setattr(struct dentry *d, const struct iattr *a) {
   if ((a->valid & ATTR_SIZE) && a->size < old_size) pagecache_truncate(i, a->size);
   int err = (a->valid & (ATTR_MTIME | ATTR_MTIME_NOW | ATTR_MODE)) && i->nr_dirty ? pagecache_writeback(i, 0, ~0ull) : 0;
   if (err) return err;
-  spin_lock(&h->lock);
-  if (h->has_wr && (a->valid & ATTR_SIZE)) in.valid |= FATTR_FH, in.fh = h->wr_fh;
-  spin_unlock(&h->lock);
+  bool pinned = (a->valid & ATTR_SIZE) && hostfs_pin(h, &in.fh); // truncate(path) beside the last close of another's file
+  if (pinned) in.valid |= FATTR_FH;
   err = virtiofs_setattr(h->nodeid, &in, &e);
+  if (pinned) hostfs_unpin(h);
   if (!err && (e.attr.mode & S_IFMT) != (i->mode & S_IFMT)) err = -EIO;
   if (err) {
     WRITE_ONCE(h->attr_valid_until, 0);

@@ -33,6 +33,7 @@ struct hnode { // inode->priv; outlives the inode until the host has heard of it
   bool has_rd, has_wr, logged;
   u64 rd_fh, wr_fh;
   u32 writers;                  // open files that may write
+  u32 pins;                     // requests under way that name wr_fh for somebody else than such a file
   enum verify_state vstate;
   struct verify verify;         // valid in VERIFY_READY
   struct waitq verify_wait;
@@ -63,6 +64,8 @@ void hnode_log(struct hnode *h, enum log_level level, const char *format); // on
 void hnode_forget_later(u64 nodeid, u64 lookups);
 // hostfs_file.c
 extern const struct file_ops hostfs_file_ops;
+bool hostfs_pin(struct hnode *h, u64 *fh);                    // the handle for writing, kept open until unpin; false: no file has one
+void hostfs_unpin(struct hnode *h);
 int hostfs_open_regular(struct inode *i, struct file *f);
 int hostfs_verify(struct hnode *h);                           // 0: VERIFY_READY; -EACCES, -EIO, -ERESTARTNOINTR...
 int hostfs_read_pages(struct inode *i, struct page **pages, unsigned n, u64 index);

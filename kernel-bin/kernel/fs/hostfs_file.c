@@ -161,6 +161,29 @@ int hostfs_open_regular(struct inode *i, struct file *f) {
   return err ? err : ensure_read_handle(h);
 }
 
+// The handle goes with the last file that may write, but not under a request that names it.
+static void drop(struct hnode *h, u32 *count) {
+  spin_lock(&h->lock);
+  u64 fh = h->wr_fh;
+  --*count;
+  bool close = !h->writers && !h->pins && h->has_wr && !hostfs_unwritten(h->inode); // the flusher's WRITEs name it, too
+  if (close) h->has_wr = false;
+  spin_unlock(&h->lock);
+  if (close) virtiofs_release(h->nodeid, fh, O_RDWR, false);
+}
+
+bool hostfs_pin(struct hnode *h, u64 *fh) {
+  spin_lock(&h->lock);
+  bool have = h->writers != 0;
+  if (have) {
+    h->pins++;
+    *fh = h->wr_fh;
+  }
+  spin_unlock(&h->lock);
+  return have;
+}
+void hostfs_unpin(struct hnode *h) { drop(h, &h->pins); }
+
 // The last file that may write is gone: what it wrote goes to the host, and the handle with it.
 static void hostfs_release(struct file *f) {
   struct inode *i = f->inode;
@@ -168,12 +191,7 @@ static void hostfs_release(struct file *f) {
   if ((f->flags & O_ACCMODE) == O_RDONLY) return;
   int err = READ_ONCE(h->writers) == 1 && hostfs_unwritten(i) && i->nlink ? pagecache_writeback(i, 0, ~0ull) : 0;
   if (err && err != -ERESTARTSYS && err != -ERESTARTNOINTR) printk(LOG_WARN, "fs: writing back at close: error %d\n", err);
-  spin_lock(&h->lock);
-  u64 fh = h->wr_fh;
-  bool close = --h->writers == 0 && h->has_wr && !hostfs_unwritten(i); // the flusher's WRITEs name this handle
-  if (close) h->has_wr = false;
-  spin_unlock(&h->lock);
-  if (close) virtiofs_release(h->nodeid, fh, O_RDWR, false);
+  drop(h, &h->writers);
 }
 
 // --- pages
@@ -304,12 +322,10 @@ static int hostfs_fsync(struct file *f, u64 start, u64 len, bool data_only) {
   u64 fh;
   if (h->right != RIGHT_ALLOWED || (f->inode->super->flags & SUPER_RDONLY)) return 0;
   int err = pagecache_fsync(f, start, len, data_only);
-  if (!err && any_handle(h, &fh)) {
-    spin_lock(&h->lock);
-    if (h->has_wr) fh = h->wr_fh;
-    spin_unlock(&h->lock);
-    err = virtiofs_fsync(h->nodeid, fh, data_only, false);
-  }
+  if (err) return err;
+  bool pinned = hostfs_pin(h, &fh); // also when f itself may only read
+  if (pinned || any_handle(h, &fh)) err = virtiofs_fsync(h->nodeid, fh, data_only, false);
+  if (pinned) hostfs_unpin(h);
   return err;
 }
 

@@ -40,7 +40,12 @@ int virtiofs_open(u64 node, u32 flags, bool dir, u64 *fh, u32 *open_flags) { *fh
 static u32 releases;
 void virtiofs_release(u64 node, u64 fh, u32 flags, bool dir) { releases++; }
 int virtiofs_write(u64 node, u64 fh, u64 off, struct page **pages, u32 first_off, u32 len) { return -EIO; }
-int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir) { return -EIO; }
+static struct file *last_writer;  // closed while a request is under way
+int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir) {
+  if (last_writer) hostfs_release(last_writer);
+  CHECK(fh == 1 && !releases);
+  return 0;
+}
 int virtiofs_fallocate(u64 node, u64 fh, u32 mode, u64 off, u64 len) { return -EIO; }
 int hnode_resolve(struct hnode *h) { return 0; }
 int hostfs_refresh(struct inode *i, bool force) { return 0; }
@@ -146,6 +151,15 @@ static void test_close(void) {
     hostfs_release(&f);
     CHECK(releases == !busy && hnode.has_wr == busy && !hnode.writers);
   }
+  // and under the request of somebody else that names it, which closes it then
+  struct super super = { 0 };
+  struct file reader = { .inode = &inode, .flags = O_RDONLY };
+  inode.super = &super;
+  CHECK(write_handle(&hnode, true) == 0);
+  releases = 0;
+  last_writer = &f;
+  CHECK(hostfs_fsync(&reader, 0, ~0ull, false) == 0 && releases == 1 && !hnode.has_wr && !hnode.pins);
+  last_writer = NULL;
 }
 
 int main(void) {
