@@ -628,7 +628,7 @@ static int hostfs_setattr(struct dentry *d, const struct iattr *a) {
   else if (a->valid & ATTR_MTIME) in.valid |= FATTR_MTIME, in.mtime = (u64)a->mtime.sec, in.mtimensec = (u32)a->mtime.nsec;
   // Pages first: one that is written back later would bring back the size or the time.
   if ((a->valid & ATTR_SIZE) && a->size < old_size) pagecache_truncate(i, a->size);
-  int err = (a->valid & (ATTR_MTIME | ATTR_MTIME_NOW | ATTR_MODE)) && i->nr_dirty ? pagecache_writeback(i, 0, ~0ull) : 0;
+  int err = (a->valid & (ATTR_MTIME | ATTR_MTIME_NOW | ATTR_MODE)) && hostfs_unwritten(i) ? pagecache_writeback(i, 0, ~0ull) : 0;
   if (err) return err;
   bool pinned = (a->valid & ATTR_SIZE) && hostfs_pin(h, &in.fh); // truncate(path) beside the last close of another's file
   if (pinned) in.valid |= FATTR_FH;
