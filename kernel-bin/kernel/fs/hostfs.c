@@ -126,20 +126,24 @@ void hnode_attr(struct inode *i, const struct host_entry *e) {
   struct hnode *h = hnode_of(i);
   const struct fuse_attr *a = &e->attr;
   u64 mtime = attr_time_ns(a->mtime, a->mtimensec);
+  spin_lock(&h->lock);
+  bool old = e->asked < h->changed; // it may say what was before our own last change, a smaller size above all
+  bool ours = h->writers || hostfs_unwritten(i); // our size and times are newer than the host's
+  bool changed = !h->own_change && (h->host_size != a->size || h->host_mtime_ns != mtime);
+  h->attr_valid_until = old ? 0 : e->attr_valid_until;
+  if (!old) {
+    if (!ours) h->own_change = false;
+    h->host_size = a->size;
+    h->host_mtime_ns = mtime;
+  }
+  spin_unlock(&h->lock);
+  if (old) return;
   i->mode = (i->mode & S_IFMT) | (a->mode & 07777);
   i->nlink = a->nlink;
   i->uid = a->uid;
   i->gid = a->gid;
   i->rdev = a->rdev;
   i->atime = (struct timespec64){ (s64)a->atime, a->atimensec };
-  spin_lock(&h->lock);
-  bool ours = h->writers || hostfs_unwritten(i); // our size and times are newer than the host's
-  bool changed = !h->own_change && (h->host_size != a->size || h->host_mtime_ns != mtime);
-  if (!ours) h->own_change = false;
-  h->host_size = a->size;
-  h->host_mtime_ns = mtime;
-  h->attr_valid_until = e->attr_valid_until;
-  spin_unlock(&h->lock);
   if (S_ISREG(i->mode) && ours) return;
   i->mtime = (struct timespec64){ (s64)a->mtime, a->mtimensec };
   i->ctime = (struct timespec64){ (s64)a->ctime, a->ctimensec };
@@ -641,6 +645,8 @@ static int hostfs_setattr(struct dentry *d, const struct iattr *a) {
   }
   if ((a->valid & ATTR_SIZE) && a->size > old_size) pagecache_truncate(i, a->size);
   h->own_change = true;
+  hostfs_changed(h);
+  e.asked = ~0ull; // the answer to the change itself
   hnode_attr(i, &e);
   h->own_change = true; // its mtime may move once more with what is still dirty
   if (a->valid & (ATTR_MTIME | ATTR_MTIME_NOW | ATTR_SIZE)) i->mtime = (struct timespec64){ (s64)e.attr.mtime, e.attr.mtimensec };

@@ -30,6 +30,7 @@ struct hnode { // inode->priv; outlives the inode until the host has heard of it
   u64 attr_valid_until;
   u64 host_size; u64 host_mtime_ns; // as last seen there: a change means that somebody else wrote
   bool own_change;              // we wrote since
+  u64 changed;                  // virtiofs_changes at our last change of it
   bool has_rd, has_wr, logged;
   u64 rd_fh, wr_fh;
   u32 writers;                  // open files that may write
@@ -52,6 +53,12 @@ static inline struct host_super *host_super_of(const struct super *s) { return s
 // it takes marks away, and until its WRITEs are answered.
 static inline bool hostfs_unwritten(const struct inode *i) {
   return __atomic_load_n(&i->nr_dirty, __ATOMIC_ACQUIRE) || __atomic_load_n(&i->wb_busy, __ATOMIC_ACQUIRE);
+}
+// The host has answered to a change of ours. Before a write-back gives wb_busy back, or with i->lock held.
+static inline void hostfs_changed(struct hnode *h) {
+  spin_lock(&h->lock);
+  h->changed = __atomic_add_fetch(&virtiofs_changes, 1, __ATOMIC_SEQ_CST);
+  spin_unlock(&h->lock);
 }
 static inline u64 attr_time_ns(u64 sec, u32 nsec) { return sec * NS_PER_SEC + nsec; }
 

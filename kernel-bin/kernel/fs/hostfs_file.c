@@ -314,6 +314,7 @@ int hostfs_write_pages(struct inode *i, struct page **pages, unsigned n, u64 ind
     err = virtiofs_write(h->nodeid, fh, start + done, pages + done / PAGE_SIZE, 0, part);
     done += part;
   }
+  hostfs_changed(h); // also after an error: what was written before it counts
   return err;
 }
 
@@ -351,6 +352,7 @@ static long hostfs_fallocate(struct file *f, int mode, u64 off, u64 len) {
   }
   if (!err && !mode && off + len > i->size) pagecache_truncate(i, off + len);
   h->own_change = true;
+  hostfs_changed(h);
   mutex_unlock(&i->lock);
   return err;
 }

@@ -13,6 +13,8 @@
 #define XATTR_MAX_BYTES 65536u
 
 static u32 max_read, max_write;
+u64 virtiofs_changes;
+static u64 changes_now(void) { return __atomic_load_n(&virtiofs_changes, __ATOMIC_SEQ_CST); }
 
 u32 virtiofs_max_read(void) { return max_read; }
 u32 virtiofs_max_write(void) { return max_write; }
@@ -137,6 +139,7 @@ static int call_entry(u32 opcode, u64 dir, const void *arg, u32 arg_len, const c
   if (!names) return -ENOMEM;
   struct call c = { .opcode = opcode, .nodeid = dir, .arg = arg, .arg_len = arg_len, .data = names, .data_len = total,
                     .out = &e, .out_min = sizeof(e), .out_max = sizeof(e) };
+  out->asked = changes_now();
   int err = call(&c, interrupt);
   if (names != inline_name) kfree(names);
   return err ? err : entry_open(&e, out);
@@ -172,6 +175,7 @@ int virtiofs_getattr(u64 node, const u64 *fh, struct host_entry *out) {
   struct fuse_getattr_in in = { .getattr_flags = fh ? FUSE_GETATTR_FH : 0, .fh = fh ? *fh : 0 };
   struct fuse_attr_out a;
   struct call c = { .opcode = FUSE_GETATTR, .nodeid = node, .arg = &in, .arg_len = sizeof(in), .out = &a, .out_min = sizeof(a), .out_max = sizeof(a) };
+  out->asked = changes_now();
   int err = call(&c, READS);
   return err ? err : attr_open(&a, node, out);
 }
@@ -179,6 +183,7 @@ int virtiofs_getattr(u64 node, const u64 *fh, struct host_entry *out) {
 int virtiofs_setattr(u64 node, struct fuse_setattr_in *in, struct host_entry *out) {
   struct fuse_attr_out a;
   struct call c = { .opcode = FUSE_SETATTR, .nodeid = node, .arg = in, .arg_len = sizeof(*in), .out = &a, .out_min = sizeof(a), .out_max = sizeof(a) };
+  out->asked = changes_now();
   int err = call(&c, CHANGES);
   return err ? err : attr_open(&a, node, out);
 }
@@ -268,6 +273,7 @@ int virtiofs_create(u64 dir, const char *name, size_t len, u32 mode, u32 flags, 
   char *names = join_names(name, len, NULL, 0, &total);
   if (!names) return -ENOMEM;
   struct call c = { .opcode = FUSE_CREATE, .nodeid = dir, .arg = &in, .arg_len = sizeof(in), .data = names, .data_len = total, .out = &a, .out_min = sizeof(a), .out_max = sizeof(a) };
+  out->asked = changes_now();
   int err = call(&c, CHANGES);
   kfree(names);
   if (err) return err;

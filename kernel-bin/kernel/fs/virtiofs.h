@@ -14,8 +14,10 @@
 struct host_entry {
   u64 nodeid; // 0: negative
   u64 entry_valid_until, attr_valid_until; // in time_ns()
+  u64 asked;  // virtiofs_changes when the request was made
   struct fuse_attr attr;
 };
+extern u64 virtiofs_changes; // counted by who changed a file, when the host has answered to that: attributes asked for before are old
 #define VIRTIOFS_ROOT 1ull
 
 int virtiofs_init(void);             // once; -EIO: no device, or it speaks something else

@@ -13,6 +13,7 @@ static inline void mock_yield(void) {}
 #include "../../kernel/fs/hostfs_file.c"
 
 struct policy policy;
+u64 virtiofs_changes;
 #define FILE_PAGES 24u
 static u8 file_bytes[FILE_PAGES * PAGE_SIZE];
 static struct page *cache[FILE_PAGES + 8];
@@ -139,6 +140,16 @@ static void test_steps(void) {
   }
 }
 
+// What is asked before our WRITE is answered, and handled later, is older than our change.
+static void test_changed(void) {
+  start(PAGE_SIZE);
+  hnode.right = RIGHT_ALLOWED;
+  struct page *p = page_alloc(0, 0);
+  u64 asked = virtiofs_changes;
+  CHECK(hostfs_write_pages(&inode, &p, 1, 0) == -EIO && asked < hnode.changed && hnode.changed == virtiofs_changes);
+  page_put(p);
+}
+
 // The last close while the flusher's WRITEs are on their way: they name the handle, so it stays.
 static void test_close(void) {
   start(0);
@@ -169,6 +180,7 @@ int main(void) {
   test_cut_answers();
   test_steps();
   test_close();
+  test_changed();
   start(0);
   return UNIT_END("fs_hostfs");
 }
