@@ -184,12 +184,23 @@ bool hostfs_pin(struct hnode *h, u64 *fh) {
 }
 void hostfs_unpin(struct hnode *h) { drop(h, &h->pins); }
 
+// No name leads to it any more, so nobody will read what is not written yet. Names are counted down here; whether the host
+// has made another one meanwhile is asked once, before data is given up for it.
+static bool nameless(struct inode *i) {
+  struct host_entry e;
+  if (i->nlink) return false;
+  int err = virtiofs_getattr(hnode_of(i)->nodeid, NULL, &e);
+  if (err == -ENOENT || err == -ESTALE || (!err && !e.attr.nlink)) return true;
+  WRITE_ONCE(i->nlink, err ? 1 : e.attr.nlink); // the flusher goes by it
+  return false;
+}
+
 // The last file that may write is gone: what it wrote goes to the host, and the handle with it.
 static void hostfs_release(struct file *f) {
   struct inode *i = f->inode;
   struct hnode *h = hnode_of(i);
   if ((f->flags & O_ACCMODE) == O_RDONLY) return;
-  int err = READ_ONCE(h->writers) == 1 && hostfs_unwritten(i) && i->nlink ? pagecache_writeback(i, 0, ~0ull) : 0;
+  int err = READ_ONCE(h->writers) == 1 && hostfs_unwritten(i) && !nameless(i) ? pagecache_writeback(i, 0, ~0ull) : 0;
   if (err && err != -ERESTARTSYS && err != -ERESTARTNOINTR) printk(LOG_WARN, "fs: writing back at close: error %d\n", err);
   drop(h, &h->writers);
 }

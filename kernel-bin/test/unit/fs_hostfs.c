@@ -47,6 +47,12 @@ int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir) {
   CHECK(fh == 1 && !releases);
   return 0;
 }
+static u32 host_links, asked_links;
+int virtiofs_getattr(u64 node, const u64 *fh, struct host_entry *out) {
+  asked_links++;
+  out->attr.nlink = host_links;
+  return 0;
+}
 int virtiofs_fallocate(u64 node, u64 fh, u32 mode, u64 off, u64 len) { return -EIO; }
 int hnode_resolve(struct hnode *h) { return 0; }
 int hostfs_refresh(struct inode *i, bool force) { return 0; }
@@ -68,7 +74,8 @@ int pagecache_insert(struct inode *i, u64 index, struct page *p) {
 void pagecache_end_read(struct page **pages, unsigned n, int err) {
   for (unsigned k = 0; k < n && !err; k++) page_set_flag(pages[k], PG_UPTODATE);
 }
-int pagecache_writeback(struct inode *i, u64 first, u64 last) { return 0; }
+static u32 writebacks;
+int pagecache_writeback(struct inode *i, u64 first, u64 last) { writebacks++; return 0; }
 int pagecache_fsync(struct file *f, u64 start, u64 len, bool data_only) { return 0; }
 void pagecache_truncate(struct inode *i, u64 size) {}
 void pagecache_remove_range(struct inode *i, u64 first, u64 last) {}
@@ -140,6 +147,22 @@ static void test_steps(void) {
   }
 }
 
+// Unlinked while it is dirty: its data is given up only when the host has no name for it either.
+static void test_nameless(void) {
+  struct file f = { .inode = &inode, .flags = O_RDWR };
+  for (u32 links = 0; links < 3; links++) {
+    start(PAGE_SIZE);
+    hnode.right = RIGHT_ALLOWED;
+    CHECK(write_handle(&hnode, true) == 0);
+    inode.nlink = links == 2;
+    inode.nr_dirty = 1;
+    host_links = links;
+    asked_links = writebacks = 0;
+    hostfs_release(&f);
+    CHECK(asked_links == (links < 2) && writebacks == !!links && inode.nlink == !!links);
+  }
+}
+
 // What is asked before our WRITE is answered, and handled later, is older than our change.
 static void test_changed(void) {
   start(PAGE_SIZE);
@@ -181,6 +204,7 @@ int main(void) {
   test_steps();
   test_close();
   test_changed();
+  test_nameless();
   start(0);
   return UNIT_END("fs_hostfs");
 }
