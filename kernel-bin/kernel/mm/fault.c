@@ -351,9 +351,11 @@ static bool user_fault_ok(struct regs *r, u64 addr, u64 error) {
   bool interrupted = false;
   int err;
   while ((err = aspace_fault(t->aspace, addr, access_of(error), NULL)) == -ERESTARTSYS) {
-    if (mm_hooks.fatal_pending()) break;
     interrupted = true;
     WRITE_ONCE(t->interrupt_pending, false); // set again below, or by the next signal meanwhile
+    // After that: whoever kills says so first and interrupts then, so what was just cleared is seen here.
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (mm_hooks.fatal_pending()) break;
   }
   if (interrupted) WRITE_ONCE(t->interrupt_pending, true);
   if (err == -ENOMEM) mm_hooks.out_of_memory();
