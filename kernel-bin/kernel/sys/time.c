@@ -79,7 +79,7 @@ static int sleep_on_clock(int clock, u64 deadline) { // deadline: time_ns(), or 
 
 static long sleep_tell_rest(int clock, u64 deadline, uptr rest, int r) {
   struct lwp *l = lwp_current();
-  if (!r) return 0;
+  if (r != -ERESTARTSYS) return r; // over, or the clock is gone with its process
   u64 now;
   if (rest && !clock_read(clock_is_cpu(clock) ? clock : CLOCK_MONOTONIC, &now) && put_ts(rest, deadline > now ? deadline - now : 0)) return -EFAULT;
   l->restart.arg[0] = (u64)clock;
@@ -112,7 +112,7 @@ long sys_clock_nanosleep(u64 clock, u64 flags, u64 request, u64 rest) {
   bool cpu = clock_is_cpu((int)clock);
   if (flags & TIMER_ABSTIME) {
     r = sleep_on_clock((int)clock, cpu ? ns : clock_deadline((int)clock, ns));
-    return r ? -ERESTARTNOHAND : 0;
+    return r == -ERESTARTSYS ? -ERESTARTNOHAND : r;
   }
   u64 base = cpu ? now : time_ns(), deadline = ns >= WAIT_FOREVER - base ? WAIT_FOREVER : base + ns;
   r = sleep_on_clock((int)clock, deadline);
