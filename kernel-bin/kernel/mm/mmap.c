@@ -150,7 +150,7 @@ int mm_mprotect(struct aspace *as, uptr addr, u64 len, int prot) {
   rwsem_write_lock(&as->sem);
   struct vma *v = vma_find(as, start);
   int err = 0;
-  if (!v) err = -ENOMEM;
+  if (!v || ((prot & PROT_GROWSDOWN) && v->start >= end)) err = -ENOMEM;
   else if ((prot & PROT_GROWSDOWN) && !(v->flags & VMA_GROWSDOWN)) err = -EINVAL;
   else if (prot & PROT_GROWSDOWN) start = v->start;
   else if (v->start > start) err = -ENOMEM;

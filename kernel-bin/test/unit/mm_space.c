@@ -443,6 +443,7 @@ static void test_layout(void) {
   rq = (struct mmap_request){ .addr = 0x6fd00000, .len = 0x1000, .prot = 3, .flags = MAP_PRIVATE | MAP_FIXED };
   CHECK(mm_mmap(as, &rq) == 0x6fd00000);
   CHECK(cpu_touch(as, 0x6fd01000 + STACK_GUARD_BYTES, true) != NULL && cpu_touch(as, 0x6fd01000 + STACK_GUARD_BYTES - 8, true) == NULL);
+  CHECK(mm_mprotect(as, 0x6fd02000, 0x1000, PROT_READ | PROT_GROWSDOWN) == -ENOMEM); // wholly below it
   // brk
   as->brk_start = as->brk = 0x20000123;
   CHECK(mm_brk(as, 0) == 0x20000123 && mm_brk(as, 0x20005000) == 0x20005000 && cpu_touch(as, 0x20004ff8, true) != NULL);
