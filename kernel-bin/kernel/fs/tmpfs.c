@@ -462,6 +462,7 @@ long seals_fcntl(struct file *f, int cmd, u64 arg) {
     spin_lock(&i->mem.lock);
     list_for_each(v, &i->mem.areas, obj_link)
       if ((v->flags & VMA_SHARED) && (v->flags & VMA_MAYWRITE)) r = -EBUSY;
+    if (!r) i->mem.no_writers = true; // an mmap that has looked at the seals already
     spin_unlock(&i->mem.lock);
   }
   if (!r) i->seals |= (u32)arg;

@@ -34,6 +34,7 @@ struct memobj {
   struct spinlock lock;  // RANK_PAGE: guards `areas`; the fs room also keeps its radix tree of pages under it. Never taken
                          // with interrupts off: memobj_unmap waits for shootdowns while it holds it
   struct list areas;     // struct vma.obj_link of every area that maps it
+  bool no_writers;       // under lock, for good: no shared area that may write comes any more (F_SEAL_WRITE)
   struct radix pages;
 };
 void memobj_init(struct memobj *o, const struct memobj_ops *ops);

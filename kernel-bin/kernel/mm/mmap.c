@@ -86,6 +86,17 @@ static int check_request(const struct mmap_request *rq, u64 *len) {
   return 0;
 }
 
+// Whoever seals an object looks for areas that may write under its lock, which vma_link has taken since: either our area was
+// seen, or we see the seal, also when the file said before that it might be written.
+static int link_sealed(struct aspace *as, struct vma *v, struct list *dead) {
+  if (!v->obj || !READ_ONCE(v->obj->no_writers) || (v->flags & (VMA_SHARED | VMA_MAYWRITE)) != (VMA_SHARED | VMA_MAYWRITE)) return 0;
+  v->flags &= ~(u32)VMA_MAYWRITE;
+  if (!(v->flags & VMA_WRITE)) return 0;
+  vma_unlink(as, v);
+  list_push_back(dead, &v->obj_link);
+  return -EPERM;
+}
+
 long mm_mmap(struct aspace *as, const struct mmap_request *rq) {
   u64 len = 0;
   int err = check_request(rq, &len);
@@ -119,7 +130,8 @@ long mm_mmap(struct aspace *as, const struct mmap_request *rq) {
     v->start = at;
     v->end = at + len;
     vma_link(as, v);
-    vma_merge(v);
+    err = link_sealed(as, v, &dead);
+    if (!err) vma_merge(v);
   }
   rwsem_write_unlock(&as->sem);
   vma_release_list(&dead);

@@ -444,6 +444,16 @@ static void test_layout(void) {
   CHECK(mm_mmap(as, &rq) == 0x6fd00000);
   CHECK(cpu_touch(as, 0x6fd01000 + STACK_GUARD_BYTES, true) != NULL && cpu_touch(as, 0x6fd01000 + STACK_GUARD_BYTES - 8, true) == NULL);
   CHECK(mm_mprotect(as, 0x6fd02000, 0x1000, PROT_READ | PROT_GROWSDOWN) == -ENOMEM); // wholly below it
+  // An object that was sealed between the file's own look and the mapping
+  struct memobj *o = memobj_create_anon();
+  u32 areas = as->area_count;
+  u64 mapped = as->total_pages;
+  o->no_writers = true;
+  rq = (struct mmap_request){ .addr = 0x60000000, .len = 0x1000, .prot = 3, .flags = MAP_SHARED | MAP_FIXED, .obj = o };
+  CHECK(mm_mmap(as, &rq) == -EPERM && as->area_count == areas && as->total_pages == mapped && list_empty(&o->areas) && ref_read(&o->refs) == 1);
+  rq.prot = 1;
+  CHECK(mm_mmap(as, &rq) == 0x60000000 && mm_mprotect(as, 0x60000000, 0x1000, 3) == -EACCES);
+  memobj_put(o);
   // brk
   as->brk_start = as->brk = 0x20000123;
   CHECK(mm_brk(as, 0) == 0x20000123 && mm_brk(as, 0x20005000) == 0x20005000 && cpu_touch(as, 0x20004ff8, true) != NULL);
