@@ -249,6 +249,14 @@ int fd_install_from(struct file *f, u32 flags, int min) {
   return err;
 }
 
+bool fd_is(int fd, const struct file *f) {
+  struct fdtable *t = fdtable_current();
+  spin_lock(&t->lock);
+  bool is = (u32)fd < t->cap && t->files[fd] == f;
+  spin_unlock(&t->lock);
+  return is;
+}
+
 bool fd_room(void) {
   struct fdtable *t = fdtable_current();
   u32 limit = fd_limit();

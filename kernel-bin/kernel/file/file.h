@@ -108,6 +108,7 @@ struct fdref fdref_get(int fd);                                        // .file 
 static inline void fdref_put(struct fdref r) { if (r.owned) file_put(r.file); }
 int __must_check fd_install(struct file *f, u32 flags /* O_CLOEXEC */); // takes the reference on success; lowest free; -EMFILE
 int __must_check fd_install_from(struct file *f, u32 flags, int min);
+bool fd_is(int fd, const struct file *f); // under the lock that a close takes before it looks for what goes with the descriptor
 bool fd_room(void); // whether fd_install would find a place now: for calls that would lose something without one
 int __must_check fd_replace(int fd, struct file *f, u32 flags);        // dup2, dup3
 int __must_check fd_close(int fd);

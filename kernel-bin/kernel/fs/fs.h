@@ -195,7 +195,7 @@ extern const struct memobj_ops pagecache_memobj_ops, pagecache_storage_memobj_op
                                                           // while page->cache.obj is still the object (and, for a shared
                                                           // writable entry, PG_DIRTY is still set), else start over
 // --- locks (fs/locks.c). fcntl: F_GETLK, F_SETLK, F_SETLKW and the F_OFD_ ones with the program's struct flock at arg.
-long lock_fcntl(struct file *f, int cmd, uptr arg);       // for sys_fcntl; owner of POSIX locks: the current fd table
+long lock_fcntl(struct file *f, int fd, int cmd, uptr arg); // for sys_fcntl; owner of POSIX locks: the current fd table
 long seals_fcntl(struct file *f, int cmd, u64 arg);       // F_ADD_SEALS, F_GET_SEALS: -EINVAL when not a memfd
 
 // --- what other rooms install before fs_init

@@ -134,7 +134,7 @@ static int set_lock(struct inode *i, struct record *n, bool wait) {
 static void release(struct inode *i, struct file *f, void *owner, bool posix) {
   struct record *r, *tmp;
   bool any = false;
-  if (list_empty(&i->locks)) return; // a lock of our own cannot appear meanwhile
+  if (list_empty(&i->locks)) return; // one of ours that appears now finds its descriptor closed (lock_fcntl)
   spin_lock(&locks_lock);
   list_for_each_safe(r, tmp, &i->locks, link) {
     if (posix ? r->kind != KIND_POSIX || r->owner != owner : r->file != f) continue;
@@ -174,7 +174,7 @@ int lock_flock(struct file *f, int op) {
   return n ? set_lock(f->inode, n, !(op & LOCK_NB)) : -ENOMEM;
 }
 
-long lock_fcntl(struct file *f, int cmd, uptr arg) {
+long lock_fcntl(struct file *f, int fd, int cmd, uptr arg) {
   struct flock fl;
   bool ofd = cmd == F_OFD_GETLK || cmd == F_OFD_SETLK || cmd == F_OFD_SETLKW;
   bool get = cmd == F_GETLK || cmd == F_OFD_GETLK, wait = cmd == F_SETLKW || cmd == F_OFD_SETLKW;
@@ -200,7 +200,13 @@ long lock_fcntl(struct file *f, int cmd, uptr arg) {
   if (!get && ((fl.l_type == F_RDLCK && acc == O_WRONLY) || (fl.l_type == F_WRLCK && acc == O_RDONLY))) return -EBADF;
   struct record *n = new_record(f, ofd ? KIND_OFD : KIND_POSIX, fl.l_type, (u64)start, (u64)end);
   if (!n) return -ENOMEM;
-  if (!get) return set_lock(f->inode, n, wait);
+  if (!get) {
+    int r = set_lock(f->inode, n, wait);
+    // Another thread closed the descriptor meanwhile, before there was a lock to release: nobody would release this one.
+    if (r || ofd || fl.l_type == F_UNLCK || fd_is(fd, f)) return r;
+    lock_release_posix(f, fdtable_current());
+    return -EBADF;
+  }
   spin_lock(&locks_lock);
   struct record *c = conflict(f->inode, n);
   fl.l_type = F_UNLCK;

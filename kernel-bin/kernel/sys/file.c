@@ -340,7 +340,7 @@ static long fcntl_file(struct file *f, int fd, int cmd, u64 arg) {
   switch (cmd) {
   case F_SETFL: return file_set_flags(f, (u32)arg, settable);
   case F_GETLK: case F_SETLK: case F_SETLKW:
-  case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_fcntl(f, cmd, arg);
+  case F_OFD_GETLK: case F_OFD_SETLK: case F_OFD_SETLKW: return lock_fcntl(f, fd, cmd, arg);
   case F_SETOWN: case F_GETOWN: case F_SETSIG: case F_GETSIG: case F_SETOWN_EX: case F_GETOWN_EX: return fcntl_owner(f, cmd, arg);
   case 1025: return F_UNLCK; // F_GETLEASE: none is ever given
   case 1031:                 // F_SETPIPE_SZ

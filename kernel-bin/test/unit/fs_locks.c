@@ -10,7 +10,7 @@ static struct fdtable *owner(int k) { return (struct fdtable *)(uintptr_t)(k + 1
 
 static long fcntl_lock(struct file *f, int cmd, int type, long start, long len) {
   struct flock fl = { .l_type = (short)type, .l_start = start, .l_len = len };
-  return lock_fcntl(f, cmd, (uptr)&fl);
+  return lock_fcntl(f, 3, cmd, (uptr)&fl);
 }
 
 static void test_model(struct file *f) {
@@ -26,7 +26,7 @@ static void test_model(struct file *f) {
     mock_table = owner(o);
     struct flock fl = { .l_type = (short)type, .l_start = start, .l_len = len };
     if (type != F_UNLCK) {
-      CHECK(lock_fcntl(f, F_GETLK, (uptr)&fl) == 0 && (fl.l_type == F_UNLCK) == !blocked);
+      CHECK(lock_fcntl(f, 3, F_GETLK, (uptr)&fl) == 0 && (fl.l_type == F_UNLCK) == !blocked);
       if (blocked) CHECK(fl.l_start < start + len && fl.l_start + fl.l_len > start && fl.l_pid == 42);
     }
     CHECK(fcntl_lock(f, F_SETLK, type, start, len) == (blocked ? -EAGAIN : 0));
@@ -62,11 +62,19 @@ static void test_corners(struct file *f) {
   CHECK(fcntl_lock(f, F_SETLK, F_RDLCK, 4, 1) == -EAGAIN && fcntl_lock(f, F_SETLK, F_RDLCK, 5, 1) == 0);
   CHECK(fcntl_lock(f, F_OFD_SETLK, F_RDLCK, 4, 1) == -EAGAIN && fcntl_lock(f, F_OFD_SETLK, F_RDLCK, 6, 0) == 0);
   struct flock fl = { .l_type = F_WRLCK, .l_start = 6 };
-  CHECK(lock_fcntl(ro, F_OFD_GETLK, (uptr)&fl) == 0 && fl.l_type == F_RDLCK);
+  CHECK(lock_fcntl(ro, 4, F_OFD_GETLK, (uptr)&fl) == 0 && fl.l_type == F_RDLCK);
   lock_release_posix(f, owner(1)); // leaves the OFD lock and the other owner's
   fl = (struct flock){ .l_type = F_WRLCK, .l_start = 100 };
-  CHECK(lock_fcntl(f, F_GETLK, (uptr)&fl) == 0 && fl.l_type == F_RDLCK);
+  CHECK(lock_fcntl(f, 3, F_GETLK, (uptr)&fl) == 0 && fl.l_type == F_RDLCK);
   lock_release_posix(f, owner(0));
+  mock_fd_closed = true; // POSIX locks go with a descriptor, those of the file do not
+  CHECK(fcntl_lock(f, F_SETLKW, F_WRLCK, 0, 1) == -EBADF && fcntl_lock(f, F_SETLK, F_UNLCK, 0, 1) == 0);
+  CHECK(fcntl_lock(f, F_OFD_SETLK, F_WRLCK, 50, 1) == 0);
+  mock_fd_closed = false;
+  mock_table = owner(1);
+  CHECK(fcntl_lock(f, F_SETLK, F_WRLCK, 0, 1) == 0);
+  lock_release_posix(f, owner(1));
+  mock_table = owner(0);
   CHECK(lock_flock(f, LOCK_EX) == 0 && lock_flock(ro, LOCK_SH | LOCK_NB) == -EAGAIN && lock_flock(f, LOCK_SH) == 0);
   CHECK(lock_flock(ro, LOCK_SH | LOCK_NB) == 0 && lock_flock(f, LOCK_EX | LOCK_NB) == -EAGAIN && lock_flock(f, 99) == -EINVAL);
   file_put(ro); // gives its lock up

@@ -128,6 +128,8 @@ void file_put(struct file *f) {
   free(f);
 }
 struct file *file_from_fd(int fd) { return NULL; }
+static bool mock_fd_closed; // by another thread, while a call that named it was under way
+bool fd_is(int fd, const struct file *f) { return !mock_fd_closed; }
 static struct fdtable *mock_table = (struct fdtable *)1;
 static struct fdtable *mock_fdtable(void) { return mock_table; }
 struct fdtable *(*fdtable_current)(void) = mock_fdtable;
