@@ -67,6 +67,8 @@ struct fdtable *fdtable_get(struct fdtable *t) {
   return t;
 }
 
+bool fdtable_shared(const struct fdtable *t) { return ref_read(&t->refs) > 1; }
+
 // Slots to copy: up to the highest open one.
 static u32 table_extent(const struct fdtable *t) {
   u32 words = t->cap / 64;

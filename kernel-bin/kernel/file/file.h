@@ -98,6 +98,7 @@ struct fdtable *fdtable_create(void);
 struct fdtable *fdtable_copy(struct fdtable *from);   // fork; NULL
 struct fdtable *fdtable_get(struct fdtable *t);
 void fdtable_put(struct fdtable *t);
+bool fdtable_shared(const struct fdtable *t);         // somebody else has it too; only its own threads make more
 void fdtable_close_on_exec(struct fdtable *t);
 extern struct fdtable *(*fdtable_current)(void);      // proc installs it
 // All below: the current table. file_from_fd returns a reference or NULL (-EBADF).

@@ -181,6 +181,7 @@ void user_thread_start(void *arg) {
 // unshare(CLONE_FILES | CLONE_FS): copies of one's own.
 long process_unshare(u64 flags) {
   struct lwp *l = lwp_current();
+  if (!fdtable_shared(l->fds)) flags &= ~(u64)CLONE_FILES; // POSIX locks are the table's: they would go with it
   struct fdtable *fds = flags & CLONE_FILES ? fdtable_copy(l->fds) : NULL;
   struct fscontext *fs = flags & CLONE_FS ? fscontext_copy(l->fs) : NULL;
   if (((flags & CLONE_FILES) && !fds) || ((flags & CLONE_FS) && !fs)) {

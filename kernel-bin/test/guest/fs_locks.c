@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Locks between processes: record locks (waiting, EDEADLK, EINTR, released by close and exit), OFD locks, flock.
 #include "fs_common.h"
+#include <sched.h>
 #include <sys/file.h>
 
 static int lock_at(int fd, int cmd, int type, long start, long len) {
@@ -41,6 +42,10 @@ static void test_records(int fd) {
   child = fork();
   if (!child) _exit(lock_at(fd, F_SETLK, F_WRLCK, 0, 0) ? 1 : 0);
   CHECK(waitpid(child, &status, 0) == child && status == 0);
+  CHECK(lock_at(fd, F_SETLK, F_WRLCK, 0, 0) == 0 && unshare(CLONE_FILES) == 0); // nobody shares the descriptors: they stay, and so does the lock
+  child = fork();
+  if (!child) _exit(lock_at(fd, F_SETLK, F_WRLCK, 0, 0) ? 0 : 1);
+  CHECK(waitpid(child, &status, 0) == child && status == 0 && lock_at(fd, F_SETLK, F_UNLCK, 0, 0) == 0);
   group("records");
 }
 
