@@ -265,14 +265,14 @@ static bool input_char(u8 c) {
       c = '\r';
     }
   }
-  bool canon = lflag(ICANON);
+  bool canon = lflag(ICANON), literal = tty.literal;
   if (tty.head - tty.tail >= BUFFER_BYTES - 1 && !(canon && tty.line == tty.tail)) return false;
-  if (canon && !tty.literal && canonical_char(c)) return true;
+  tty.literal = false; // also when this one finds no room in its line: or neither its end nor ^C would mean anything again
+  if (canon && !literal && canonical_char(c)) return true;
   if (canon && tty.head - tty.line >= LINE_MAX) { // an endless line: nothing but its end is taken any more
     if (iflag(IMAXBEL)) echo_raw('\a');
     return true;
   }
-  tty.literal = false;
   if (canon && tty.head == tty.line) tty.line_column = tty.column;
   if (lflag(ECHO)) echo(c);
   store(c, !canon, false);

@@ -142,6 +142,10 @@ static void test_full(void) {
   char buf[1024];
   while ((n = tty_read(buf, sizeof(buf), true)) > 0) total += n;
   CHECK(total == LINE_MAX + 1 && buf[(total - 1) % 1024] == '\n');
+  // ^V in a line that is full takes one character, not all that follow: neither the line's end nor ^C
+  for (u32 i = 0; i < LINE_MAX; i++) type("l");
+  CHECK(type("\x16q\x03") == 3 && type("ab\n") == 3 && reads("ab\n"));
+  mock_run_work();
   for (size_t i = 9; i < sizeof(many) - 1; i += 10) many[i] = '\n'; // many lines: what does not fit stays with the device
   size_t took = type(many);
   CHECK(took >= BUFFER_BYTES - 10 && took < BUFFER_BYTES);
