@@ -156,12 +156,17 @@ int hostfs_refresh(struct inode *i, bool force) {
   struct hnode *h = hnode_of(i);
   struct host_entry e;
   if (!force && time_ns() < READ_ONCE(h->attr_valid_until)) return 0;
-  spin_lock(&h->lock);
-  bool has_fh = h->has_wr || h->has_rd;
-  u64 fh = h->has_wr ? h->wr_fh : h->rd_fh;
-  spin_unlock(&h->lock);
+  u64 fh;
+  bool pinned = hostfs_pin(h, &fh), has_fh = pinned; // only regular files have handles here
+  if (!pinned) {
+    spin_lock(&h->lock);
+    has_fh = h->has_rd;
+    fh = h->rd_fh;
+    spin_unlock(&h->lock);
+  }
   int err = hnode_resolve(h);
-  if (!err) err = virtiofs_getattr(h->nodeid, has_fh && S_ISREG(i->mode) ? &fh : NULL, &e);
+  if (!err) err = virtiofs_getattr(h->nodeid, has_fh ? &fh : NULL, &e);
+  if (pinned) hostfs_unpin(h);
   if (err) return err;
   if ((e.attr.mode & S_IFMT) != (i->mode & S_IFMT)) return -EIO; // a node id keeps its type
   if (mutex_lock_interruptible(&i->lock)) return -ERESTARTNOINTR;

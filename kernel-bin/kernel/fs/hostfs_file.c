@@ -301,13 +301,18 @@ static int read_verified(struct inode *i, struct page **pages, unsigned n, u64 i
 int hostfs_read_pages(struct inode *i, struct page **pages, unsigned n, u64 index) {
   struct hnode *h = hnode_of(i);
   u64 fh;
-  int err = any_handle(h, &fh) ? 0 : ensure_read_handle(h);
+  // The one for reading stays open. The other must not be closed under a read-ahead: its number may be another file's then.
+  bool pinned = !READ_ONCE(h->has_rd) && hostfs_pin(h, &fh);
+  int err = pinned ? 0 : ensure_read_handle(h);
   if (!err && h->right == RIGHT_TRUSTED && READ_ONCE(h->vstate) != VERIFY_READY) err = -EIO; // open comes first
-  if (err || !any_handle(h, &fh)) {
-    pagecache_end_read(pages, n, err ? err : -EIO);
-    return err ? err : -EIO;
+  if (err || (!pinned && !any_handle(h, &fh))) {
+    err = err ? err : -EIO;
+    pagecache_end_read(pages, n, err);
+  } else {
+    err = h->right == RIGHT_TRUSTED ? read_verified(i, pages, n, index, fh) : read_plain(i, pages, n, index, fh);
   }
-  return h->right == RIGHT_TRUSTED ? read_verified(i, pages, n, index, fh) : read_plain(i, pages, n, index, fh);
+  if (pinned) hostfs_unpin(h);
+  return err;
 }
 
 int hostfs_write_pages(struct inode *i, struct page **pages, unsigned n, u64 index) {

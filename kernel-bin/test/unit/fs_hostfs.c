@@ -24,8 +24,16 @@ static u8 answered[FILE_PAGES * PAGE_SIZE];
 
 u32 virtiofs_max_read(void) { return max_read_bytes; }
 u32 virtiofs_max_write(void) { return max_read_bytes; }
+static u32 releases;
+static struct file *last_writer; // closed while a request is under way that names its handle
+static void writer_goes(void) {
+  if (!last_writer) return;
+  hostfs_release(last_writer);
+  CHECK(!releases);
+}
 long virtiofs_read(u64 node, u64 fh, u64 off, struct page **pages, unsigned n, u32 len) {
   CHECK(len <= n * PAGE_SIZE && len <= max_read_bytes && ++reads < 1000);
+  writer_goes();
   if (off >= sizeof(file_bytes)) return 0;
   u64 got = MIN((u64)len, sizeof(file_bytes) - off);
   if (cut_at > off && off + got > cut_at) got = cut_at - off;
@@ -38,13 +46,10 @@ long virtiofs_read(u64 node, u64 fh, u64 off, struct page **pages, unsigned n, u
   return (long)got;
 }
 int virtiofs_open(u64 node, u32 flags, bool dir, u64 *fh, u32 *open_flags) { *fh = 1; return 0; }
-static u32 releases;
 void virtiofs_release(u64 node, u64 fh, u32 flags, bool dir) { releases++; }
 int virtiofs_write(u64 node, u64 fh, u64 off, struct page **pages, u32 first_off, u32 len) { return -EIO; }
-static struct file *last_writer;  // closed while a request is under way
 int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir) {
-  if (last_writer) hostfs_release(last_writer);
-  CHECK(fh == 1 && !releases);
+  writer_goes();
   return 0;
 }
 static u32 host_links, asked_links;
@@ -193,6 +198,11 @@ static void test_close(void) {
   releases = 0;
   last_writer = &f;
   CHECK(hostfs_fsync(&reader, 0, ~0ull, false) == 0 && releases == 1 && !hnode.has_wr && !hnode.pins);
+  CHECK(write_handle(&hnode, true) == 0);
+  releases = 0;
+  struct page *p = page_alloc(0, 0);
+  CHECK(hostfs_read_pages(&inode, &p, 1, 0) == 0 && releases == 1 && !hnode.has_wr && !hnode.pins && !hnode.has_rd);
+  page_put(p);
   last_writer = NULL;
 }
 
