@@ -372,19 +372,19 @@ long stream_recv(struct stream *st, struct iter *it, u32 flags, u64 deadline_ns)
     if (r < 0) break;
     struct socket *s = READ_ONCE(st->sock);
     if (total && !(flags & MSG_WAITALL)) break;
+    // Peeking with MSG_WAITALL waits for more than is there.
+    u32 have = flags & MSG_PEEK ? (u32)total : 0;
     // Data first, then a pending error once, then the end.
-    if (READ_ONCE(st->rx_bytes)) continue;
+    if (READ_ONCE(st->rx_bytes) > have) continue;
     if (!total && s) r = socket_take_err(s);
     if (r || READ_ONCE(st->rx_eof) || READ_ONCE(st->rx_shut)) {
-      if (!r && READ_ONCE(st->rx_bytes)) continue; // it came just before the end
+      if (!r && READ_ONCE(st->rx_bytes) > have) continue; // it came just before the end
       break;
     }
     r = -EAGAIN;
     if ((flags & MSG_DONTWAIT) || !s) break;
     mutex_unlock(&st->rx_mutex);
-    // Peeking with MSG_WAITALL waits for more than is there.
-    u32 have = flags & MSG_PEEK ? (u32)total : 0;
-    r = wait_event_timeout(&s->wait, have ? READ_ONCE(st->rx_bytes) > have || READ_ONCE(st->rx_eof) : can_recv(st), deadline_ns);
+    r = wait_event_timeout(&s->wait, have ? READ_ONCE(st->rx_bytes) > have || READ_ONCE(st->rx_eof) || READ_ONCE(st->rx_shut) : can_recv(st), deadline_ns);
     mutex_lock(&st->rx_mutex);
     if (r) break;
   }

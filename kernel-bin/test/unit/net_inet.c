@@ -95,6 +95,7 @@ static void test_loopback(void) {
   CHECK(get(a, b, 64, NOWAIT) == -EAGAIN);
   CHECK(put(c, "hello ", 6, 0) == 6 && put(c, "world", 5, 0) == 5);
   CHECK(get(a, b, 64, PEEK) == 11 && !memcmp(b, "hello world", 11));
+  CHECK(get(a, b, 64, PEEK | WAITALL | NOWAIT) == 11 && !memcmp(b, "hello world", 11)); // less than asked for: no more will come
   CHECK(get(a, b, 3, PEEK) == 3 && get(a, b, 6, 0) == 6 && get(a, b, 64, 0) == 5 && !memcmp(b, "world", 5));
   CHECK(a->ops->shutdown(a, 1) == 0 && put(a, "x", 1, 0) == -EPIPE);
   CHECK(get(c, b, 64, 0) == 0 && (c->ops->poll(c, NULL) & (EPOLLIN | EPOLLRDHUP)) == (EPOLLIN | EPOLLRDHUP));
