@@ -24,9 +24,11 @@ static const char *trap_name(u32 vector) {
 }
 
 // The log goes to the host, which can bring a panic about (a #VE on shared memory): in a TD that it may not look into it
-// learns where that was, not what the registers hold.
+// learns where in the kernel that was, not what the registers hold (threat-model T6).
+static bool shows_registers(void) { return !in_td || (tdx_info.attributes & TDX_ATTR_DEBUG); }
+
 void dump_regs(const struct regs *r) {
-  if (in_td && !(tdx_info.attributes & TDX_ATTR_DEBUG)) {
+  if (!shows_registers()) {
     printk(LOG_ERROR, "cpu %u rip %016lx cs %02lx", this_cpu()->id, regs_from_user(r) ? 0 : r->rip, r->cs);
     return;
   }
@@ -54,6 +56,7 @@ void backtrace(const u64 *sp) {
 static __noreturn void die(struct regs *r, u32 vector, u64 error, u64 addr) {
   dump_regs(r);
   backtrace((const u64 *)r->rsp);
+  if (vector == VECTOR_PF && !shows_registers()) addr = 0; // CR2 is one of them
   panic("%s in the kernel at %016lx, error %#lx, address %#lx", trap_name(vector), r->rip, error, addr);
 }
 
@@ -166,7 +169,8 @@ void arch_trap_ist(struct regs *r, u32 vector) {
   }
   dump_regs(r);
   if (!regs_from_user(r) && vector != VECTOR_DF) backtrace((const u64 *)r->rsp);
-  panic("%s at %016lx, address %#lx%s", trap_name(vector), r->rip, read_cr2(),
+  bool user = regs_from_user(r), shown = shows_registers();
+  panic("%s at %016lx, address %#lx%s", trap_name(vector), user && !shown ? 0 : r->rip, shown ? read_cr2() : 0,
     vector == VECTOR_DF ? " (kernel stack overflow?)" : "");
 }
 
