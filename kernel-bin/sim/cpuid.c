@@ -76,14 +76,21 @@ struct cpuid vmm_cpuid(struct vcpu *v, u32 leaf, u32 sub) {
   }
 }
 
+static u32 length_with_prefixes(struct vcpu *v) {
+  u32 n = 2;
+  u8 b[2];
+  while (n < 15 && td_fetch(v, v->vmcb->rip + n - 2, b, 2) && (b[0] != 0x0f || b[1] != 0xa2)) n++;
+  return n;
+}
+
 void cpuid_exit(struct vcpu *v) {
-  u32 leaf = (u32)v->g[RAX], sub = (u32)v->g[RCX];
+  u32 leaf = (u32)v->g[RAX], sub = (u32)v->g[RCX], length = length_with_prefixes(v);
   bool listed = false;
   if (td.take && leaf == LEAF_TAKE && v->vmcb->cpl == 3) memory_take(v, v->g[RDI]);
   for (u32 i = 0; i < ARRAY_SIZE(native_leaves); i++) listed |= native_leaves[i] == leaf;
   if (!listed || (v->cpuid_ve & (v->vmcb->cpl == 0 ? 1 : 2))) {
     count(v, VE_CPUID);
-    inject_ve(v, 10, 0, 0, 0, 2, 0);
+    inject_ve(v, 10, 0, 0, 0, length, 0);
     return;
   }
   count(v, MODULE_CPUID);
@@ -92,5 +99,5 @@ void cpuid_exit(struct vcpu *v) {
   v->g[RBX] = c.ebx;
   v->g[RCX] = c.ecx;
   v->g[RDX] = c.edx;
-  v->vmcb->rip += 2;
+  v->vmcb->rip += length;
 }

@@ -99,7 +99,7 @@ static void virtualization_exception(struct regs *r) {
     struct cpuid c;
     cpuid_user((u32)r->rax, (u32)r->rcx, &c);
     r->rax = c.eax, r->rbx = c.ebx, r->rcx = c.ecx, r->rdx = c.edx;
-    r->rip += 2;
+    r->rip += ve.insn_len; // not always 2: it may have prefixes
     return;
   }
   irq_enable();

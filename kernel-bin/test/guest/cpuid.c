@@ -39,6 +39,10 @@ static void promises(void) {
   memcpy(vendor, &b, 4), memcpy(vendor + 4, &d, 4), memcpy(vendor + 8, &c, 4);
   CHECK(max >= 0xd);
   CHECK(!strcmp(vendor, "GenuineIntel") || !strcmp(vendor, "AuthenticAMD"));
+  // With prefixes it is longer: what comes after it is still the next instruction.
+  uint32_t b2 = 0, next = 0;
+  __asm__ volatile(".byte 0x66, 0x48, 0x0f, 0xa2\n\tmovl $42, %3" : "=a"(a), "=b"(b2), "+c"(c), "=r"(next) : "a"(0) : "edx");
+  CHECK(a == max && b2 == b && next == 42);
   __cpuid(1, a, b, c, d);
   CHECK(d & bit_SSE2);
   int osxsave = (c & bit_OSXSAVE) != 0;
