@@ -29,6 +29,7 @@ static struct work rx_work;
 static u64 tx_free[TX_WORDS];       // atomic: bit i is page i
 static u8 tx_next[QUEUE_MAX];       // chain of a packet's pages; its last one points to itself
 static bool tx_short;               // somebody waits for pages
+static enum { SPACE_IDLE, SPACE_TOLD, SPACE_AGAIN } tx_telling; // as rx_owner: who changes SPACE_IDLE calls tx_space
 
 // Until the net room is there nobody has sent anything: what comes is dropped.
 static void no_rx(const u8 hdr[44], const struct shared_buf *b, u32 off, u32 len) {}
@@ -178,10 +179,22 @@ static void tx_put(struct vsockdev_tx *t, u32 from) {
   t->n = 0;
 }
 
+// One call at a time, and none within another: tx_space sends, and a device that frees a page just when there is none
+// would have each release call it again, until the stack ends.
+static void tell_space(void) {
+  if (__atomic_exchange_n(&tx_telling, SPACE_AGAIN, __ATOMIC_SEQ_CST) != SPACE_IDLE) return;
+  __typeof__(tx_telling) told;
+  do {
+    __atomic_store_n(&tx_telling, SPACE_TOLD, __ATOMIC_SEQ_CST); // before the call
+    ops->tx_space();
+    told = SPACE_TOLD;
+  } while (!__atomic_compare_exchange_n(&tx_telling, &told, SPACE_IDLE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+}
+
 void vsockdev_release(struct vsockdev_tx *t) {
   tx_put(t, 0);
   // Whoever found nothing while we held them must hear of it.
-  if (READ_ONCE(tx_short) && __atomic_exchange_n(&tx_short, false, __ATOMIC_ACQ_REL)) ops->tx_space();
+  if (READ_ONCE(tx_short) && __atomic_exchange_n(&tx_short, false, __ATOMIC_ACQ_REL)) tell_space();
 }
 
 void vsockdev_commit(struct vsockdev_tx *t, const u8 hdr[44], u32 len) {
@@ -222,7 +235,7 @@ static void tx_irq(struct virtq *q, void *arg) {
   virtq_irq_off(q);
   if (!__atomic_exchange_n(&tx_short, false, __ATOMIC_SEQ_CST)) return;
   tx_collect();
-  ops->tx_space();
+  tell_space();
 }
 
 // --- the device
