@@ -261,7 +261,7 @@ static bool channel_open(struct channel *c, u32 port) {
   c->st = st;
   c->failed = !st;
   spin_unlock_irqrestore(&c->lock, flags);
-  if (st) channel_flush(c); // the answer may have come before c->st was set
+  if (st) work_queue(&c->work); // the answer, or the end, may have come before c->st was set
   return st != NULL;
 }
 

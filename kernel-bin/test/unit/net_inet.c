@@ -554,6 +554,22 @@ static void test_backlog(void) {
   expect(VSOCK_OP_RST);
 }
 
+// The bridge refuses a channel before channel_open is back: whoever waits for it must not wait for ever.
+static void refuse_now(void) {
+  rst_in(next_local_port, 4711);
+  mock_work_flush();
+}
+static void test_refused_at_once(void) {
+  static u8 in[WIRE_CONTROL_MAX] __aligned(8);
+  static struct channel c = { .lock = SPINLOCK_INIT(RANK_OBJECT), .out = LIST_INIT(c.out), .in = in, .in_max = sizeof(in), .got = dgram_got };
+  work_init(&c.work, channel_work);
+  mock_meanwhile = refuse_now;
+  CHECK(channel_open(&c, 4711));
+  mock_work_flush();
+  CHECK(c.failed && !c.st);
+  drop_sent();
+}
+
 static void test_udp_bridge(void) {
   struct socket *s = sock(AF_INET, 2);
   struct sockaddr_k to = in4(192, 0, 2, 7, 53);
@@ -710,6 +726,7 @@ int main(void) {
   test_credit();
   test_full_device();
   test_backlog();
+  test_refused_at_once();
   test_udp_bridge();
   test_random();
   test_options();
