@@ -160,7 +160,6 @@ void control_send_last_words(const char *text) {
 // --- receiving
 
 static u32 wire_errno(u32 v) { return v >= 1 && v <= ERRNO_MAX ? v : EIO; }
-static bool wire_addr_ok(const struct wire_addr *a) { return a->family == 4 || a->family == 6; }
 
 static bool control_got(const struct wire_head *h) {
   const struct wire_u32 *m = (const void *)h;
@@ -192,8 +191,8 @@ static bool dgram_got(const struct wire_head *h) {
   const struct wire_udp_recv *r = (const void *)h;
   const struct wire_udp_error *e = (const void *)h;
   if (h->type == WIRE_UDP_RECV) {
-    if (h->length < sizeof(*r) || h->length - sizeof(*r) > WIRE_UDP_MAX || !wire_addr_ok(&r->remote) || !wire_addr_ok(&r->local)) return false;
-  } else if (h->type != WIRE_UDP_ERROR || h->length != sizeof(*e) || !wire_addr_ok(&e->remote)) {
+    if (h->length < sizeof(*r) || h->length - sizeof(*r) > WIRE_UDP_MAX || !inet_wire_ok(&r->remote) || !inet_wire_ok(&r->local)) return false;
+  } else if (h->type != WIRE_UDP_ERROR || h->length != sizeof(*e) || !inet_wire_ok(&e->remote)) {
     return false;
   }
   udp_on_message(h);

@@ -119,16 +119,6 @@ static bool connected(struct tsock *t, struct stream *st) {
   return ok;
 }
 
-// tdx.net.publish lists what the program serves; without a list that is any port. The launcher opens no others, and a host
-// that took its place must not either: a verifier takes the measured list at its word.
-static bool published(u16 port) {
-  for (u32 i = 0; i < policy.publish_n; i++)
-    if (policy.publish[i].port == port && !policy.publish[i].udp) return true;
-  return policy.publish_n == 0;
-}
-
-static bool prefix_addr_ok(const struct wire_addr *a) { return a->family == 4 || a->family == 6; }
-
 // A stream from the bridge has data or ended. The caller holds a reference; ours is the one that incoming() left.
 static void on_data_stream(struct stream *st) {
   struct wire_prefix p;
@@ -147,14 +137,14 @@ static void on_data_stream(struct stream *st) {
   spin_unlock_irqrestore(&st->lock, flags);
   if (!mine) return;
   vsock_embryo_done();
-  ok = ok && p.magic == WIRE_PREFIX_MAGIC && !p.zero16 && !p.zero && prefix_addr_ok(&p.peer) && prefix_addr_ok(&p.local);
+  ok = ok && p.magic == WIRE_PREFIX_MAGIC && !p.zero16 && !p.zero && inet_wire_ok(&p.peer) && inet_wire_ok(&p.local);
   struct tsock *t = ok ? id_find(p.id) : NULL;
   bool taken = false;
   if (t) {
     st->peer_addr = p.peer;
     st->local_addr = p.local;
     if (p.kind == WIRE_KIND_ACCEPTED) {
-      taken = published(t->local.port) && enqueue(t, st, t->backlog);
+      taken = inet_published(t->local.port, false) && enqueue(t, st, t->backlog);
       if (!taken) count_accepted(t, 1);
     } else if (p.kind == WIRE_KIND_CONNECTED) {
       taken = connected(t, st);

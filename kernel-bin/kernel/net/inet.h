@@ -17,6 +17,8 @@ bool inet_is_any(const struct wire_addr *a);
 bool inet_is_local(const struct wire_addr *a);      // 127.0.0.0/8, ::1, NET_ETH0_ADDR
 bool inet_same_ip(const struct wire_addr *a, const struct wire_addr *b);
 void inet_loopback(struct wire_addr *a, u16 family); // its address becomes 127.0.0.1 or ::1; the port stays
+bool inet_wire_ok(const struct wire_addr *a);       // one from the bridge: an IPv4 address is family 4, never a mapped one
+bool inet_published(u16 port, bool udp);            // whether the policy lets the outside in there
 static inline u16 inet_family(const struct socket *s) { return s->family == 2 ? 4 : 6; }
 
 // --- bound ports

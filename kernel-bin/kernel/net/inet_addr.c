@@ -78,7 +78,18 @@ void inet_loopback(struct wire_addr *a, u16 family) {
   else memcpy(a->ip, loopback6, 16);
 }
 
+// A mapped address would be taken for what it is not: programs see both alike, and no rule about family 4 is kept.
+bool inet_wire_ok(const struct wire_addr *a) { return a->family == 4 || (a->family == 6 && memcmp(a->ip, mapped_prefix, 12) != 0); }
+
 // --- ports
+
+// tdx.net.publish lists what the program serves; without a list that is any port. The launcher opens no others, and a host
+// that took its place must not either: a verifier takes the measured list at its word.
+bool inet_published(u16 port, bool udp) {
+  for (u32 i = 0; i < policy.publish_n; i++)
+    if (policy.publish[i].port == port && policy.publish[i].udp == udp) return true;
+  return policy.publish_n == 0;
+}
 
 void ports_init(struct port_space *p) {
   spin_init(&p->lock, RANK_OBJECT2);

@@ -114,7 +114,7 @@ static int udp_bind(struct socket *s, const struct sockaddr_k *a, u32 len) {
   if (err) return err;
   if (w.family == 4 && s->family == AF_INET6 && inet_opt_v6only(&u->opts)) return -EINVAL;
   mutex_lock(&u->open_lock);
-  bool wanted = w.port != 0 && !inet_is_local(&w); // a chosen port may be published
+  bool wanted = w.port != 0 && !inet_is_local(&w) && inet_published(w.port, true); // a chosen port may be published
   err = bind_locked(s, &w);
   if (!err && wanted) (void)open_locked(u); // without a network it still serves the guest
   mutex_unlock(&u->open_lock);

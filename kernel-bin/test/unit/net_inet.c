@@ -612,6 +612,27 @@ static void test_udp_bridge(void) {
   mock_work_flush();
   CHECK(get(inner, b, 16, NOWAIT) == -EAGAIN && get(s, b, 16, NOWAIT) == -EAGAIN);
   socket_destroy(inner);
+  // A policy with a list of ports: a server on another one is not heard of, and takes nothing from outside.
+  __typeof__(*policy.publish) list[2] = { { 500, false }, { 501, true } };
+  policy.publish = list;
+  policy.publish_n = 2;
+  ans.r.remote = (struct wire_addr){ .family = 4, .port = 53, .ip = { 192, 0, 2, 7 } };
+  for (u16 p = 500; p <= 501; p++) {
+    struct sockaddr_k any = in4(0, 0, 0, 0, p);
+    inner = sock(AF_INET, 2);
+    CHECK(inner->ops->bind(inner, &any, 16) == 0);
+    ans.r.h.id = usock(inner)->id;
+    say(gport, WIRE_PORT_DGRAM, &ans, sizeof(ans));
+    mock_work_flush();
+    CHECK(get(inner, b, 16, NOWAIT) == (p == 501 ? 6 : -EAGAIN));
+    if (p == 501) CHECK(((struct wire_udp_open *)message_sent(WIRE_UDP_OPEN, gport))->local.port == 501);
+    socket_destroy(inner);
+    if (p == 501) message_sent(WIRE_UDP_CLOSE, gport);
+  }
+  policy.publish_n = 0;
+  CHECK(nothing_sent());
+  struct wire_addr mapped = { .family = 6, .ip = { [10] = 0xff, 0xff, 127, 0, 0, 1 } }, six = { .family = 6, .ip = { [15] = 1 } };
+  CHECK(!inet_wire_ok(&mapped) && inet_wire_ok(&six)); // it would be ::ffff:127.0.0.1 to the program
   // A full queue loses datagrams, but not that the socket is gone.
   h = hdr_for(gport, WIRE_PORT_DGRAM, VSOCK_OP_CREDIT_UPDATE, 0, 0, 0);
   inject(&h, NULL, 0);
