@@ -112,6 +112,7 @@ static void recverr(int fd, int family) {
 bool udp_publish(const struct sockaddr_storage *ss, socklen_t len, uint16_t guest_port, struct sockaddr_storage *bound) {
   struct udp_pub *p = must_alloc(sizeof(*p));
   p->fd = socket(ss->ss_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (ss->ss_family == AF_INET6) setsockopt(p->fd, IPPROTO_IPV6, IPV6_V6ONLY, &(int){ 1 }, sizeof(int)); // as for TCP: one family, or answers fail
   if (p->fd < 0 || bind(p->fd, (const void *)ss, len)) return false;
   recverr(p->fd, ss->ss_family);
   p->family = ss->ss_family;
