@@ -229,8 +229,9 @@ class Run {
     this.adopt(child);
     let output = '';
     child.stderr?.on('data', (data: Buffer) => {
-      output = (output + data.toString()).slice(-OUTPUT_TAIL_BYTES);
-      this.request.detail(`virtiofsd: ${data.toString().trimEnd()}`);
+      const text = printableLines(data.toString());
+      output = (output + text).slice(-OUTPUT_TAIL_BYTES);
+      this.request.detail(`virtiofsd: ${text.trimEnd()}`);
     });
     const failed = new Promise<never>((_resolve, reject) => {
       child.once('error', (error) => reject(explainHostViewFailure(`${view.program}: ${error.message}`)));
@@ -291,7 +292,7 @@ class Run {
     const port = (name: keyof typeof QEMU_FDS) => pipes[QEMU_FDS[name]] as Duplex;
     let output = '';
     child.stderr?.on('data', (data: Buffer) => {
-      output = (output + data.toString()).slice(-OUTPUT_TAIL_BYTES);
+      output = (output + printableLines(data.toString())).slice(-OUTPUT_TAIL_BYTES);
     });
     const ended = new Promise<string>((resolve, reject) => {
       child.once('error', (error) => reject(new LaunchError('qemu-missing', `cannot start ${path}: ${error.message}`)));
@@ -541,4 +542,9 @@ export function quote(word: string): string {
 /** The log comes from the guest: its control bytes stay off the user's terminal. */
 function printable(text: string): string {
   return text.replaceAll(/[^\x20-\x7e\t\u00a0-\uffff]/g, '');
+}
+
+/** What QEMU and virtiofsd say: names that the guest chose may be in it. */
+function printableLines(text: string): string {
+  return text.split('\n').map(printable).join('\n');
 }
