@@ -58,7 +58,7 @@ export const ENFORCED_BY: Readonly<Record<string, Enforcer>> = {
   'tdx.file_check_policy': { policy: 'check' },
   'tdx.remote_attestation': { policy: 'attestation' },
   'tdx.read_only': { policy: 'mounts.rw' },
-  'tdx.net.publish': { launcher: '-p opens no others' },
+  'tdx.net.publish': { policy: 'net.publish' },
   'tdx.net.outbound': { launcher: 'its bridge connects nowhere else' },
 };
 

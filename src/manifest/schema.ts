@@ -392,7 +392,7 @@ const tdxTable = table({
       publish: key(
         list(textWhere((text) => parsePublished(text) !== undefined, PUBLISHED)),
         'enforced',
-        'guest ports that the program serves, such as "6379/tcp"; -p opens these',
+        'guest ports that the program serves, such as "6379/tcp"; -p opens these, and no others are reached from outside',
         {
           default: 'any',
           range: '1 to 65535, "/tcp" (default) or "/udp"',

@@ -51,6 +51,7 @@ const EXAMPLES: Readonly<Record<string, string>> = {
   'sgx.file_check_policy': 'sgx.file_check_policy = "allow_all_but_log"',
   'sgx.remote_attestation': 'sgx.remote_attestation = "dcap"',
   'tdx.remote_attestation': 'tdx.remote_attestation = "dcap"',
+  'tdx.net.publish': 'tdx.net.publish = ["80/tcp"]',
   'tdx.trusted_files': `tdx.trusted_files = [{ uri = "file:x", link = "y" }]`,
   'tdx.allowed_files': 'tdx.allowed_files = ["file:x"]',
   'tdx.file_check_policy': 'tdx.file_check_policy = "allow_all_but_log"',
@@ -108,6 +109,7 @@ const IN_KERNEL: Readonly<Record<string, RegExp>> = {
   trusted: /trusted/,
   allowed: /allowed_path|policy\.allowed/,
   check: /policy\.allow_all_but_log/,
+  'net.publish': /policy\.publish/,
 };
 
 describe('docs/manifest.md', () => {
