@@ -104,15 +104,20 @@ static void count_accepted(struct tsock *t, u32 n) {
   if (n) control_accepted(t->id, n);
 }
 
+// t->lock held. The state comes last: whoever sees it uses the stream, without the lock (stream_of), and may wait there.
+static void become_connected(struct tsock *t, struct stream *st) {
+  t->st = st;
+  stream_attach(st, t->s);
+  __atomic_store_n(&t->state, T_CONNECTED, __ATOMIC_RELEASE);
+}
+
 // A connect that we asked for succeeded.
 static bool connected(struct tsock *t, struct stream *st) {
   u64 flags = spin_lock_irqsave(&t->lock);
   bool ok = t->s && t->state == T_CONNECTING;
   if (ok) {
-    t->st = st;
-    t->state = T_CONNECTED;
     t->local = st->local_addr;
-    stream_attach(st, t->s);
+    become_connected(t, st);
     waitq_wake(&t->s->wait, 1, EPOLLOUT | EPOLLWRNORM);
   }
   spin_unlock_irqrestore(&t->lock, flags);
@@ -314,10 +319,8 @@ static int connect_local(struct tsock *t) {
     goto out;
   }
   u64 flags = spin_lock_irqsave(&t->lock);
-  t->st = pair[0];
-  t->state = T_CONNECTED;
   t->reported = true;
-  stream_attach(pair[0], t->s);
+  become_connected(t, pair[0]);
   waitq_wake(&t->s->wait, 1, EPOLLOUT | EPOLLWRNORM);
   spin_unlock_irqrestore(&t->lock, flags);
 out:
