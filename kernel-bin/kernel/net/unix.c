@@ -121,6 +121,7 @@ static void umsg_give_fds(struct umsg *um, struct msg *m, bool peek) {
   }
   if (!(m->fds = kmalloc(um->nfds * sizeof *m->fds, 0))) return;
   for (; m->nfds < um->nfds; m->nfds++) m->fds[m->nfds] = file_get(um->fds[m->nfds]);
+  unix_inflight_peeked();
 }
 
 static void give_cred(const struct ucred_user *c, struct msg *m) {

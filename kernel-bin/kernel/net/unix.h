@@ -60,5 +60,6 @@ void unix_queue_free(struct list *q); // no lock held
 bool unix_inflight_may_add(unsigned n);
 void unix_inflight_add(struct file *f);
 void unix_inflight_sub(struct file *f);
+void unix_inflight_peeked(void);
 void unix_gc(void);
 #endif

@@ -7,7 +7,7 @@
 //   1. Candidates: every socket in flight whose file has no other references than those of queues.
 //   2. Each candidate's queue explains references of other candidates.
 //   3. A candidate with references left over is reachable, and so is everything in its queue, and so on.
-//   4. The rest is garbage, if no descriptor was sent or received since step 1 (gc_epoch): then what was seen piecemeal
+//   4. The rest is garbage, if no descriptor was sent, received or peeked at since step 1 (gc_epoch): then what was seen piecemeal
 //      is what was true at one moment. Garbage cannot become reachable again, so what follows needs no such care.
 // A busy program may make a collection fail; the next close tries again, and the bound on descriptors in flight holds.
 #include "net/unix.h"
@@ -48,6 +48,14 @@ void unix_inflight_sub(struct file *f) {
     list_remove(&u->inflight_link);
     WRITE_ONCE(inflight_socket_count, inflight_socket_count - 1);
   }
+  spin_unlock(&gc_lock);
+}
+
+// A receiver has got references without taking anything out. The program can use them only after this, so that a collection
+// which does not see them does not see the use of them either.
+void unix_inflight_peeked(void) {
+  spin_lock(&gc_lock);
+  gc_epoch++;
   spin_unlock(&gc_lock);
 }
 
