@@ -286,8 +286,8 @@ long stream_send(struct stream *st, struct iter *it, u32 flags, u64 deadline_ns)
   return r == -ETIMEDOUT ? -EAGAIN : r;
 }
 
-static bool can_recv(struct stream *st) {
-  return READ_ONCE(st->rx_bytes) || READ_ONCE(st->rx_eof) || READ_ONCE(st->rx_shut) || (st->sock && READ_ONCE(st->sock->err));
+static bool can_recv(struct stream *st, u32 have) { // bytes that were peeked at
+  return READ_ONCE(st->rx_bytes) > have || READ_ONCE(st->rx_eof) || READ_ONCE(st->rx_shut) || (st->sock && READ_ONCE(st->sock->err));
 }
 
 // Copies what is there, from `skip` on when peeking. rx_mutex held. Bytes; -EFAULT.
@@ -376,7 +376,10 @@ long stream_recv(struct stream *st, struct iter *it, u32 flags, u64 deadline_ns)
     u32 have = flags & MSG_PEEK ? (u32)total : 0;
     // Data first, then a pending error once, then the end.
     if (READ_ONCE(st->rx_bytes) > have) continue;
-    if (!total && s) r = socket_take_err(s);
+    if (s && READ_ONCE(s->err)) {
+      if (total) break; // the next call's
+      r = socket_take_err(s);
+    }
     if (r || READ_ONCE(st->rx_eof) || READ_ONCE(st->rx_shut)) {
       if (!r && READ_ONCE(st->rx_bytes) > have) continue; // it came just before the end
       break;
@@ -384,7 +387,7 @@ long stream_recv(struct stream *st, struct iter *it, u32 flags, u64 deadline_ns)
     r = -EAGAIN;
     if ((flags & MSG_DONTWAIT) || !s) break;
     mutex_unlock(&st->rx_mutex);
-    r = wait_event_timeout(&s->wait, have ? READ_ONCE(st->rx_bytes) > have || READ_ONCE(st->rx_eof) || READ_ONCE(st->rx_shut) : can_recv(st), deadline_ns);
+    r = wait_event_timeout(&s->wait, can_recv(st, have), deadline_ns);
     mutex_lock(&st->rx_mutex);
     if (r) break;
   }

@@ -104,6 +104,14 @@ static void test_loopback(void) {
   socket_destroy(a);
   CHECK(put(c, "x", 1, 0) == -EPIPE);
   socket_destroy(c);
+  // A pending error ends what waits for more, and is the next call's.
+  struct socket *e[2];
+  tcp_pair(e);
+  CHECK(put(e[0], "abc", 3, 0) == 3);
+  e[1]->err = EIO;
+  CHECK(get(e[1], b, 64, WAITALL) == 3 && get(e[1], b, 64, WAITALL) == -EIO);
+  socket_destroy(e[0]);
+  socket_destroy(e[1]);
   // Unread data at close is a reset for the other side.
   struct socket *p[2];
   tcp_pair(p);
