@@ -219,6 +219,11 @@ static void waitall(void) {
   pthread_create(&t, NULL, late_sender, &p[0]);
   CHECK(recv(p[1], b, 50, MSG_WAITALL) == 50);
   pthread_join(t, NULL);
+  pthread_create(&t, NULL, late_sender, &p[0]); // a peek waits too, beyond what is there
+  CHECK(recv(p[1], b, 50, MSG_PEEK | MSG_WAITALL) == 50 && !memcmp(b + 40, "0123456789", 10));
+  pthread_join(t, NULL);
+  CHECK(recv(p[1], b, 64, 0) == 50 && send(p[0], "abc", 3, 0) == 3 && shutdown(p[0], SHUT_WR) == 0);
+  CHECK(recv(p[1], b, 50, MSG_PEEK | MSG_WAITALL) == 3 && recv(p[1], b, 50, MSG_WAITALL) == 3);
   close(p[0]); close(p[1]);
 }
 
