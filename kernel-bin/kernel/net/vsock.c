@@ -214,7 +214,7 @@ long vsock_send_some(struct stream *st, struct iter *it) {
   } while (got == n && len < t.room);
   long r = len ? (long)len : -EFAULT;
   flags = spin_lock_irqsave(&st->lock);
-  if (st->state != ST_OPEN || st->tx_dead) {
+  if (st->state != ST_OPEN || st->tx_dead || st->tx_shut) { // data after our FIN would be a lie, and the end of the stream
     r = -EPIPE;
   } else if (len) {
     struct vsock_hdr h;

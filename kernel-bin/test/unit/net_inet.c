@@ -414,6 +414,9 @@ static void test_connect(void) {
   expect(VSOCK_OP_RST);
 }
 
+static struct socket *shutting;
+static void shut_now(void) { CHECK(shutting->ops->shutdown(shutting, 1) == 0); }
+
 static void test_credit(void) {
   struct socket *l, *a;
   u32 hport, total = 0;
@@ -465,6 +468,17 @@ static void test_credit(void) {
   say(WIRE_PORT_DATA, hport, "x", 1); // beyond
   expect(VSOCK_OP_RST);
   socket_destroy(a);
+  gone(l);
+  // Another thread shuts down while this one sends: nothing comes after the FIN.
+  shutting = a = accepted(&l, &hport);
+  mock_meanwhile = shut_now;
+  CHECK(put(a, b, 5, 0) == -EPIPE);
+  CHECK(expect(VSOCK_OP_SHUTDOWN).flags == VSOCK_SHUTDOWN_SEND && nothing_sent());
+  say(WIRE_PORT_DATA, hport, "answer", 6);
+  CHECK(get(a, b, 10, 0) == 6);
+  socket_destroy(a);
+  expect(VSOCK_OP_SHUTDOWN);
+  rst_in(WIRE_PORT_DATA, hport);
   gone(l);
 }
 

@@ -84,18 +84,26 @@ static bool mock_take(struct vsockdev_tx *t, u32 pages) {
   }
   return t->n != 0;
 }
+static void (*mock_meanwhile)(void); // what another CPU does while this one sends, once
+static void mock_others_turn(void) {
+  void (*fn)(void) = mock_meanwhile;
+  mock_meanwhile = NULL;
+  if (fn) fn();
+}
 u32 vsockdev_reserve(struct vsockdev_tx *t, u32 bytes) {
   t->room = 0;
   if (mock_present && mock_take(t, MIN((bytes + 44 + 4095) / 4096, VSOCKDEV_TX_PIECES))) t->room = MIN(bytes, t->n * 4096u - 44);
+  u8 *page = mock_tx_page;
+  mock_tx_page = NULL; // the other has its own
+  mock_others_turn();
+  free(mock_tx_page);
+  mock_tx_page = page;
   return t->room;
 }
-static void (*mock_meanwhile)(void); // what another CPU does while this one sends, once
 bool vsockdev_reserve_header(struct vsockdev_tx *t) {
-  void (*fn)(void) = mock_meanwhile;
   t->room = 0;
   bool ok = mock_present && mock_take(t, 1);
-  mock_meanwhile = NULL;
-  if (fn) fn();
+  mock_others_turn();
   return ok;
 }
 u8 *vsockdev_piece(const struct vsockdev_tx *t, u32 off, u32 *len) {
