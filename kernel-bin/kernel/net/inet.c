@@ -149,6 +149,7 @@ static void on_data_stream(struct stream *st) {
     st->peer_addr = p.peer;
     st->local_addr = p.local;
     if (p.kind == WIRE_KIND_ACCEPTED) {
+      st->local_addr.port = t->local.port; // ours to know: a host that said another one would be at a port that it may not reach
       taken = inet_published(t->local.port, false) && enqueue(t, st, t->backlog);
       if (!taken) count_accepted(t, 1);
     } else if (p.kind == WIRE_KIND_CONNECTED) {

@@ -320,7 +320,7 @@ static struct socket *accepted(struct socket **l_out, u32 *hport) {
   struct wire_listen *m = message_sent(WIRE_LISTEN, control_port);
   CHECK(m->addr.port == port && m->backlog == 16);
   *hport = open_stream(WIRE_KIND_ACCEPTED, m->h.id);
-  CHECK(l->ops->accept(l, &a, O_NONBLOCK_) == 0);
+  CHECK(l->ops->accept(l, &a, O_NONBLOCK_) == 0 && port_of(a) == port); // whatever the bridge says: 80
   *l_out = l;
   return a;
 }
