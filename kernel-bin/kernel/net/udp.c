@@ -214,7 +214,8 @@ void udp_on_message(const struct wire_head *h) {
     u32 len = h->length - (u32)sizeof(*m);
     struct datagram *d = kmalloc(sizeof(*d) + len, 0);
     if (d) {
-      *d = (struct datagram){ .from = m->remote, .to = m->local, .len = len };
+      // IP_PKTINFO shows it: the bridge names no address, and one that did could say 127.0.0.1.
+      *d = (struct datagram){ .from = m->remote, .to = { .family = m->local.family, .port = u->local.port }, .len = len };
       ref_init(&d->refs);
       memcpy(d->data, m + 1, len);
       (void)deliver(u, d);
