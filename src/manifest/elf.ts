@@ -39,8 +39,12 @@ const MACHINES: Readonly<Record<number, string>> = {
   183: 'AArch64 (Arm)',
   243: 'RISC-V',
 };
-/** Generous: the largest real dynamic sections and string tables are far smaller. */
-const MAX_TABLE_BYTES = 16 * 1024 * 1024;
+/** Linux runs no program whose program headers have another size. */
+const PROGRAM_HEADER_BYTES = 56;
+/** Generous: the largest real dynamic sections have some hundred entries. */
+const MAX_DYNAMIC_BYTES = 64 * 1024;
+/** Linux's limit for a path. */
+const MAX_TEXT_BYTES = 4096;
 
 /** What kind of program `path` holds. Throws only for a file that cannot be opened or read. */
 export function readProgram(path: string): FileKind {
@@ -71,20 +75,19 @@ function readElf(fd: number, head: Buffer, size: number): FileKind | undefined {
     return { kind: 'foreign-elf', machine: MACHINES[machine] ?? `machine ${machine}` };
   }
   const tableOffset = toOffset(head.readBigUInt64LE(32));
-  const entrySize = head.readUInt16LE(54);
-  const count = head.readUInt16LE(56);
-  if (entrySize < 56 || tableOffset === undefined) return undefined;
+  const tableBytes = head.readUInt16LE(56) * PROGRAM_HEADER_BYTES;
+  if (head.readUInt16LE(54) !== PROGRAM_HEADER_BYTES || tableOffset === undefined) return undefined;
+  if (tableOffset + tableBytes > size) return undefined;
   const table =
-    tableOffset + count * entrySize <= head.length
-      ? head.subarray(tableOffset)
-      : readAt(fd, tableOffset, count * entrySize);
-  const segments = readSegments(table, entrySize, count, size);
+    tableOffset + tableBytes <= head.length
+      ? head.subarray(tableOffset, tableOffset + tableBytes)
+      : readAt(fd, tableOffset, tableBytes);
+  const segments = readSegments(table, size);
   if (segments === undefined) return undefined;
 
   const interp = segments.find((segment) => segment.type === PT_INTERP);
   const dynamic = segments.find((segment) => segment.type === PT_DYNAMIC);
-  const interpreter =
-    interp === undefined ? undefined : cString(readAt(fd, interp.offset, Math.min(interp.size, 4096)), 0);
+  const interpreter = interp === undefined ? undefined : readText(fd, interp.offset, interp.size);
   const lists = dynamic === undefined ? NO_LISTS : readDynamic(fd, dynamic, segments);
   if (lists === undefined) return undefined;
   return interpreter === undefined ? { kind: 'elf', ...lists } : { kind: 'elf', interpreter, ...lists };
@@ -97,11 +100,9 @@ interface Segment {
   readonly size: number;
 }
 
-function readSegments(table: Buffer, entrySize: number, count: number, fileSize: number): Segment[] | undefined {
+function readSegments(table: Buffer, fileSize: number): Segment[] | undefined {
   const segments: Segment[] = [];
-  for (let i = 0; i < count; i += 1) {
-    const at = i * entrySize;
-    if (at + 56 > table.length) return undefined;
+  for (let at = 0; at + PROGRAM_HEADER_BYTES <= table.length; at += PROGRAM_HEADER_BYTES) {
     const type = table.readUInt32LE(at);
     if (type !== PT_LOAD && type !== PT_DYNAMIC && type !== PT_INTERP) continue;
     const offset = toOffset(table.readBigUInt64LE(at + 8));
@@ -116,7 +117,7 @@ type DynamicLists = Pick<ElfInfo, 'needed' | 'rpath' | 'runpath'>;
 const NO_LISTS: DynamicLists = { needed: [], rpath: [], runpath: [] };
 
 function readDynamic(fd: number, dynamic: Segment, segments: readonly Segment[]): DynamicLists | undefined {
-  const table = readAt(fd, dynamic.offset, Math.min(dynamic.size, MAX_TABLE_BYTES));
+  const table = readAt(fd, dynamic.offset, Math.min(dynamic.size, MAX_DYNAMIC_BYTES));
   const entries: [tag: bigint, value: bigint][] = [];
   for (let at = 0; at + 16 <= table.length; at += 16) {
     const tag = table.readBigUInt64LE(at);
@@ -131,11 +132,14 @@ function readDynamic(fd: number, dynamic: Segment, segments: readonly Segment[])
     (segment) =>
       segment.type === PT_LOAD && address >= segment.address && address < segment.address + BigInt(segment.size),
   );
-  if (load === undefined || stringBytes > MAX_TABLE_BYTES) return undefined;
-  const strings = readAt(fd, load.offset + Number(address - load.address), stringBytes);
+  if (load === undefined) return undefined;
+  // Only the texts that are asked for are read: the table, which holds the names of all symbols too, can be large.
+  const before = Number(address - load.address);
+  const bytes = Math.min(stringBytes, load.size - before);
   const texts = (tag: number) =>
-    entries.flatMap((entry) => {
-      const text = entry[0] === BigInt(tag) ? cString(strings, Number(entry[1])) : undefined;
+    entries.flatMap(([found, offset]) => {
+      if (found !== BigInt(tag) || offset >= BigInt(bytes)) return [];
+      const text = readText(fd, load.offset + before + Number(offset), bytes - Number(offset));
       return text ? [text] : [];
     });
   const paths = (tag: number) => texts(tag).flatMap((text) => text.split(':').filter((path) => path !== ''));
@@ -151,8 +155,10 @@ function toOffset(value: bigint): number | undefined {
   return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : undefined;
 }
 
-function cString(bytes: Buffer, start: number): string | undefined {
-  if (start >= bytes.length) return undefined;
-  const end = bytes.indexOf(0, start);
-  return bytes.toString('utf8', start, end === -1 ? bytes.length : end);
+/** The text that ends with a NUL, or with the `length` bytes that there are. */
+function readText(fd: number, position: number, length: number): string | undefined {
+  const bytes = readAt(fd, position, Math.min(length, MAX_TEXT_BYTES));
+  if (bytes.length === 0) return undefined;
+  const end = bytes.indexOf(0);
+  return bytes.toString('utf8', 0, end === -1 ? bytes.length : end);
 }

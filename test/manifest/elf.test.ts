@@ -117,6 +117,32 @@ describe('readProgram', () => {
     expect(read(image)).toEqual({ kind: 'other' });
   });
 
+  it('refuses program headers of a size that Linux does not run', () => {
+    const image = elf({});
+    image.writeUInt16LE(0xffff, 54);
+    image.writeUInt16LE(0xffff, 56);
+    expect(read(image)).toEqual({ kind: 'other' });
+  });
+
+  it('reads texts of a path’s length, however many and long the file claims', () => {
+    const image = Buffer.alloc(8 << 20, 'x');
+    elf({ dynamic: [[1, 'l']] }).copy(image);
+    image.writeBigUInt64LE(BigInt(image.length), 64 + 32); // the loaded segment is the file
+    image.writeBigUInt64LE(BigInt(2 << 20), 64 + 56 + 32);
+    for (let at = 2048; at < 2048 + (2 << 20); at += 16) {
+      image.writeBigUInt64LE(1n, at);
+      image.writeBigUInt64LE(1n, at + 8);
+    }
+    image.writeBigUInt64LE(5n, 2048);
+    image.writeBigUInt64LE(BigInt(0x400000 + (3 << 20)), 2048 + 8);
+    image.writeBigUInt64LE(10n, 2064);
+    image.writeBigUInt64LE(BigInt(Number.MAX_SAFE_INTEGER), 2064 + 8);
+    const found = read(image);
+    const needed = found.kind === 'elf' ? found.needed : [];
+    expect(needed.length).toBeLessThan(5000);
+    expect(new Set(needed.map((text) => text.length))).toEqual(new Set([4096]));
+  });
+
   it('survives any damage', () => {
     const image = elf({ interpreter: '/lib64/ld.so', dynamic: [[1, 'libc.so.6']] });
     fc.assert(
