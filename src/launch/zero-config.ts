@@ -67,7 +67,7 @@ export interface ManifestObject {
   };
 }
 
-/** Errors: LaunchError `program-missing`, `wrong-architecture`. */
+/** Errors: LaunchError `program-missing`, `wrong-architecture`; of a file: `not-permitted`, `helper-failed`. */
 export function buildZeroConfig(request: ZeroConfigRequest): ZeroConfig {
   try {
     return build(request);
@@ -78,7 +78,9 @@ export function buildZeroConfig(request: ZeroConfigRequest): ZeroConfig {
       (known !== 'program-missing' && known !== 'wrong-architecture' && known !== 'file')
     )
       throw error;
-    throw new LaunchError(known === 'file' ? 'helper-failed' : known, error.message, { cause: error });
+    const { code } = (error.cause ?? {}) as { readonly code?: string };
+    const ofFile = code === 'EACCES' || code === 'EPERM' ? 'not-permitted' : 'helper-failed';
+    throw new LaunchError(known === 'file' ? ofFile : known, error.message, { cause: error });
   }
 }
 

@@ -9,6 +9,7 @@ import {
   accessSync,
   type BigIntStats,
   constants,
+  type Dirent,
   lstatSync,
   readdirSync,
   readFileSync,
@@ -283,19 +284,28 @@ class Trees {
 
   private walk(directory: string): void {
     for (const entry of readdirSync(directory, { withFileTypes: true })) {
-      const path = join(directory, entry.name);
-      if (entry.isDirectory()) {
-        this.walk(path);
-      } else if (entry.isSymbolicLink()) {
-        this.links.push({ path, target: readlinkSync(path) });
-        const target = resolve(dirname(path), readlinkSync(path));
-        if (!this.covers(target)) this.closure.addOptional(target, `behind the link ${path}`);
-      } else if (entry.isFile()) {
-        const stat = statSync(path, { bigint: true });
-        if ((stat.mode & 0o004n) === 0n) accessSync(path, constants.R_OK);
-        this.files.push({ path, stat });
-        if (/\.so(\.|$)/.test(entry.name)) this.closure.addNeededOf(path, stat);
+      try {
+        this.add(join(directory, entry.name), entry);
+      } catch (error) {
+        // Gone since it was listed, as what a running python compiles, or named in bytes that are no UTF-8: not seen.
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
       }
+    }
+  }
+
+  private add(path: string, entry: Dirent): void {
+    if (entry.isDirectory()) {
+      this.walk(path);
+    } else if (entry.isSymbolicLink()) {
+      const target = readlinkSync(path);
+      this.links.push({ path, target });
+      const behind = resolve(dirname(path), target);
+      if (!this.covers(behind)) this.closure.addOptional(behind, `behind the link ${path}`);
+    } else if (entry.isFile()) {
+      const stat = statSync(path, { bigint: true });
+      if ((stat.mode & 0o004n) === 0n) accessSync(path, constants.R_OK);
+      this.files.push({ path, stat });
+      if (/\.so(\.|$)/.test(entry.name)) this.closure.addNeededOf(path, stat);
     }
   }
 }

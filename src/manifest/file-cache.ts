@@ -10,7 +10,7 @@ import { type BigIntStats, closeSync, mkdirSync, openSync, readFileSync, renameS
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { type FileKind, readProgram } from './elf.js';
-import { type EntryKind, entryKey, hashFileNow } from './hasher.js';
+import { type EntryKind, entryKey, fileProblem, hashFileNow } from './hasher.js';
 
 export type { EntryKind } from './hasher.js';
 
@@ -210,11 +210,17 @@ export class FileCache {
     if (count > young.size) this.#changed = true;
   }
 
-  /** What kind of program the regular file is. */
+  /** What kind of program the regular file is. Error: ManifestError `file`: Linux runs programs that nobody may read. */
   program(path: string, stat: BigIntStats): FileKind {
     const known = this.get('program', path, stat);
     if (known !== undefined) return JSON.parse(known.toString()) as FileKind;
-    const kind = readProgram(path);
+    let kind: FileKind;
+    try {
+      kind = readProgram(path);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      throw code === undefined ? error : fileProblem(path, code);
+    }
     this.put('program', path, stat, Buffer.from(JSON.stringify(kind)));
     return kind;
   }

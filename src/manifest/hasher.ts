@@ -280,9 +280,9 @@ export function hashFileNow(
   try {
     found = hasher().hashNow(path, stat);
   } catch (error) {
-    throw problem(path, (error as NodeJS.ErrnoException).code ?? String(error));
+    throw fileProblem(path, (error as NodeJS.ErrnoException).code ?? String(error));
   }
-  if (found === undefined) throw problem(path, 'changed');
+  if (found === undefined) throw fileProblem(path, 'changed');
   return {
     sha256: Buffer.from(found.sha256, 'latin1'),
     root: Buffer.from(found.root, 'latin1'),
@@ -305,8 +305,10 @@ const REASONS: Readonly<Record<string, string>> = {
   EMFILE: 'cannot be read: too many open files',
 };
 
-function problem(path: string, code: string, place = ''): ManifestError {
-  return new ManifestError('file', [`${place}${JSON.stringify(path)} ${REASONS[code] ?? `cannot be read: ${code}`}`]);
+/** Why a file could not be read: an errno's name, which is the cause's `code` too, or a word of REASONS. */
+export function fileProblem(path: string, code: string, place = ''): ManifestError {
+  const text = `${place}${JSON.stringify(path)} ${REASONS[code] ?? `cannot be read: ${code}`}`;
+  return new ManifestError('file', [text], { cause: { code } });
 }
 
 /** Below this much work starting threads costs more than they save: bytes or files to hash, files to look at. */
@@ -494,7 +496,7 @@ class HashRun implements Digests {
       from = to;
       if (done === end) continue;
       if (reason === undefined) this.#todo.push({ start: done, end });
-      else this.#fail(done, problem(this.pathsOf(done, done + 1), reason, this.options.placeOf?.(done)));
+      else this.#fail(done, fileProblem(this.pathsOf(done, done + 1), reason, this.options.placeOf?.(done)));
       reason = undefined;
     }
     if (!hash) return;

@@ -43,4 +43,14 @@ describe.skipIf(!able)('an ordinary user', () => {
     expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: 'content\n.:\nsub\n\n./sub:\nmade\n', stderr: '' });
     expect(statSync(join(folder, 'sub/made')).uid).toBe(NOBODY);
   });
+
+  it('is told of a program that may be run and not read', () => {
+    writeFileSync(join(folder, 'secret'), '#!/bin/sh\n');
+    chmodSync(join(folder, 'secret'), 0o711);
+    const { status, stderr } = asNobody(process.execPath, [launcher, '--dry-run', './secret'], folder);
+    expect({ status, stderr }).toEqual({
+      status: 77,
+      stderr: `gramine-vm: ${JSON.stringify(join(folder, 'secret'))} cannot be read: permission denied\n`,
+    });
+  });
 });

@@ -110,6 +110,21 @@ describe('buildZeroConfig', () => {
     }
   });
 
+  it('passes over what lies in a folder under a name that is no text, and links that lead nowhere', () => {
+    mkdirSync(join(work, 'node_modules'));
+    writeFileSync(Buffer.concat([Buffer.from(join(work, 'node_modules/x')), Buffer.from([0xff])]), '');
+    writeFileSync(join(work, 'node_modules/y.js'), '');
+    symlinkSync('nowhere', join(work, 'node_modules/broken'));
+    symlinkSync('loop', join(work, 'node_modules/loop'));
+    const { manifest } = zero(script('node', '#!/bin/sh\n'), { args: [join(work, 'a.js')] });
+    const below = manifest.tdx.trusted_files.filter(({ uri }) => uri.includes('node_modules'));
+    expect(below.map(({ uri, link }) => [uri.slice(uri.lastIndexOf('/') + 1), link]).sort()).toEqual([
+      ['broken', 'nowhere'],
+      ['loop', 'loop'],
+      ['y.js', undefined],
+    ]);
+  });
+
   it('follows a script to its interpreter, and env to the program on PATH', () => {
     const path = script('s', '#!/usr/bin/env sh\n');
     expect(guestPaths(path)).toEqual(expect.arrayContaining([path, '/usr/bin/env']));
