@@ -64,8 +64,8 @@ export type VmCommandName = 'gramine-vm' | 'gramine-tdx';
 
 /** Runs the command and ends the process with its exit status. */
 export async function runVmCommand(name: VmCommandName, argv: readonly string[]): Promise<void> {
-  // `gramine-vm --help | head` ends before we do.
-  process.stdout.on('error', () => {});
+  // `gramine-vm --help | head` ends before we do, and the reader of our messages may.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   try {
     process.exitCode = await run(name, argv);
   } catch (error) {

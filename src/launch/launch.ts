@@ -169,7 +169,7 @@ class Run {
     const viewFailed = view === undefined ? NEVER : this.startHostView(view, spec.fsSocket ?? '');
     writeImage(spec.image, kernel, this.encodeRecord(spec));
     await Promise.race([bridge.ready, viewFailed]);
-    this.throwIfKilled();
+    if (this.killedBy !== undefined) return 128 + this.killedBy;
     const quotes = machine.kind === 'simulated' ? this.makeQuoteService(spec) : undefined;
     const ended = this.startQemu(qemu, spec, quotes);
     if (note !== undefined) request.detail(note);
@@ -411,10 +411,6 @@ class Run {
   private kill(signal: number): void {
     this.killedBy ??= signal;
     if (this.qemu !== undefined && isRunning(this.qemu)) killGroup(this.qemu);
-  }
-
-  private throwIfKilled(): void {
-    if (this.killedBy !== undefined) throw new LaunchError('guest-died', 'interrupted before the machine started');
   }
 }
 

@@ -16,7 +16,7 @@ export interface GuestPorts {
 
 export interface TerminalEvents {
   windowSize(rows: number, columns: number): void;
-  /** Nobody reads our output any more (a closed pipe). */
+  /** Our output goes nowhere any more (a closed pipe, a full disk). */
   outputClosed(): void;
   /** The user typed the escape: end the machine. */
   escape(): void;
@@ -71,9 +71,11 @@ export class Terminal {
     this.ended.push(new Promise((resolve) => from.once('close', resolve)).then(flushed));
     from.on('error', () => {});
     let closed = false;
-    to.on('error', (error: NodeJS.ErrnoException) => {
-      if (closed || error.code !== 'EPIPE') return;
+    to.on('error', () => {
+      if (closed) return;
       closed = true;
+      // What the guest still writes is dropped: no 'drain' follows an error, and a guest that waits for room never ends.
+      from.resume();
       this.events.outputClosed();
     });
     from.on('data', (data: Buffer) => {

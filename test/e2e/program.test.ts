@@ -3,11 +3,12 @@
 // What a program gets from the launcher and gives back: arguments, environment, stdin, stdout, stderr, exit status,
 // signals. Busybox is the program, as it needs nothing else.
 
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { runVm, startVm } from './machine.js';
+import { root, runVm, startVm } from './machine.js';
 
 const sh = (script: string, ...args: string[]) => ['-q', '-m', '256M', '/bin/busybox', 'sh', '-c', script, ...args];
 
@@ -53,6 +54,18 @@ describe('a program in a machine', () => {
   it('loses no byte of a large output at exit', async () => {
     const { stdout, status } = await runVm(sh('yes 0123456789abcde | head -c 8000000; exit 3'));
     expect({ bytes: stdout.length, status }).toEqual({ bytes: 8_000_000, status: 3 });
+  });
+
+  it('ends as by SIGPIPE when the reader of its output does, however much it writes', async () => {
+    const vm = startVm(['-q', '-m', '256M', '/bin/busybox', 'dd', 'if=/dev/zero', 'bs=256k']);
+    await vm.seen(/\0/);
+    vm.child.stdout.destroy();
+    expect((await vm.ended).status).toBe(141);
+  });
+
+  it('ends so too when its output finds no room', () => {
+    const words = `"${process.execPath}" dist/cli/gramine-vm.js -q -m 256M busybox dd if=/dev/zero bs=256k > /dev/full`;
+    expect(spawnSync('sh', ['-c', words], { cwd: root, timeout: 50_000, killSignal: 'SIGKILL' }).status).toBe(141);
   });
 
   it('has the environment that -e gives it', async () => {
