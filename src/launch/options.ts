@@ -59,12 +59,17 @@ export function parseVolume(text: string): Volume {
   return { host, guest, writable: match[3] === 'rw' };
 }
 
+/** A variable of our own environment; what JavaScript's objects inherit (`toString`) is none. */
+export function hostVariable(name: string): string | undefined {
+  return Object.hasOwn(process.env, name) ? process.env[name] : undefined;
+}
+
 /** `NAME=VALUE`, or `NAME` for the value that it has here. */
 export function parseEnv(text: string): readonly [name: string, value: string] {
   const at = text.indexOf('=');
   const name = at === -1 ? text : text.slice(0, at);
   if (name === '') throw usage(`--env ${text}: expected NAME=VALUE or NAME`);
-  const value = at === -1 ? process.env[name] : text.slice(at + 1);
+  const value = at === -1 ? hostVariable(name) : text.slice(at + 1);
   if (value === undefined) throw usage(`--env ${text}: ${name} is not set here; give NAME=VALUE`);
   return [name, value];
 }

@@ -19,7 +19,7 @@ import {
 } from '../manifest/index.js';
 import { fromErrno, LaunchError } from './errors.js';
 import { type HostHints, hintsFor } from './hints.js';
-import type { Publication, Volume } from './options.js';
+import { hostVariable, type Publication, type Volume } from './options.js';
 import { besideVolumes, buildZeroConfig } from './zero-config.js';
 
 export interface PlanRequest {
@@ -201,7 +201,7 @@ function environmentFor(policy: Policy, request: PlanRequest, path: string): Uin
   const names = all ? Object.keys(process.env) : pass;
   const env = new Map<string, string>();
   for (const name of names) {
-    const value = process.env[name];
+    const value = hostVariable(name);
     if (value !== undefined) env.set(name, value);
   }
   for (const [name, value] of request.env) {

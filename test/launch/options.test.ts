@@ -71,5 +71,6 @@ it('parseCpus takes 1 to 64', () => {
 it('parseEnv passes a variable of this process on, or sets one', () => {
   expect(parseEnv('A=b=c')).toEqual(['A', 'b=c']);
   expect(parseEnv('PATH')).toEqual(['PATH', process.env.PATH]);
-  for (const text of ['', '=x', 'SURELY_NOT_SET_HERE']) expect(() => parseEnv(text)).toThrow(/--env/);
+  for (const text of ['', '=x', 'SURELY_NOT_SET_HERE', 'toString', '__proto__'])
+    expect(() => parseEnv(text)).toThrow(/--env/);
 });

@@ -34,6 +34,12 @@ describe('a working directory beside a manifest', () => {
   });
 });
 
+it('passes no variable on that JavaScript’s objects inherit', async () => {
+  writeFileSync(join(work, 'app.manifest'), `${APP}loader.env.toString = { passthrough = true }\n`);
+  const request = { app: join(work, 'app'), args: [], env: [], volumes: [], publish: [], outbound: [] };
+  expect((await makePlan(request)).invocation.env).toEqual([]);
+});
+
 describe('a volume beside a manifest', () => {
   it.each([true, false])('makes no mount around it writable (writable: %s)', async (writable) => {
     const { policy } = await plan(`${APP}fs.root.uri = "file:/"\n`, writable);
