@@ -105,6 +105,11 @@ async function run(argv: readonly string[]): Promise<void> {
     process.stdout.write(completion(options.completion, command));
     return;
   }
+  // `--trace PROGRAM`: the parser takes what follows for the option's value.
+  if (options.auto && typeof options.trace === 'string' && Number.isNaN(Number(options.trace))) {
+    const at = argv.indexOf('--trace');
+    if (at >= 0) return run(argv.with(at, `--trace=${DEFAULT_TRACE_SECONDS}`));
+  }
   if (options.auto) {
     await auto(command.args, options);
     return;
@@ -137,8 +142,9 @@ const DEFAULT_TRACE_SECONDS = 5;
 async function auto(words: readonly string[], options: Options): Promise<void> {
   const [app, ...args] = words;
   if (app === undefined) throw new UsageError('--auto needs a program');
-  const seconds = options.trace === true ? DEFAULT_TRACE_SECONDS : Number(options.trace ?? 0);
-  if (!(seconds >= 0 && seconds <= 86400)) throw new UsageError(`--trace ${options.trace}: expected seconds`);
+  const seconds = options.trace === true ? DEFAULT_TRACE_SECONDS : Number(options.trace ?? 1);
+  // 0 would be no limit to timeout(1).
+  if (!(seconds > 0 && seconds <= 86400)) throw new UsageError(`--trace ${options.trace}: expected seconds`);
   const { autoManifest, cacheFileFor, FileCache } = await manifestRoom();
   const cache = new FileCache(options.cache ? cacheFileFor(`auto ${app}`) : undefined);
   const traced = options.trace === undefined ? {} : { traceSeconds: seconds };
@@ -155,6 +161,10 @@ async function make(template: string | undefined, out: string | undefined, optio
   if (options.chroot !== undefined) requireFolder(options.chroot);
   if (options.depfile !== undefined && (out === undefined || out === '-'))
     throw new UsageError('--depfile needs OUT: its rule says what OUT depends on');
+  if (options.depfile !== undefined)
+    for (const name of [out, template])
+      if (NOT_FOR_MAKE.test(name ?? ''))
+        throw new UsageError(`--depfile: make cannot write the name ${JSON.stringify(name)}`);
   const tdx = options.tdx ?? out?.endsWith('.manifest.tdx') ?? false;
   const cache = new FileCache(
     options.cache ? cacheFileFor(`manifest ${resolve(out ?? template ?? '.')}${options.chroot ?? ''}`) : undefined,
@@ -241,12 +251,28 @@ function writeSome(fd: number, bytes: Uint8Array): number {
 }
 
 function* dependencyRule(out: string, template: string | undefined, files: Iterable<string>): Generator<string> {
-  // What make and ninja both understand.
-  const quoted = (path: string) => path.replace(/[ #\\]/g, '\\$&').replaceAll('$', '$$$$');
-  yield `${quoted(out)}:`;
-  if (template !== undefined && template !== '-') yield ` \\\n\t${quoted(template)}`;
-  for (const file of files) yield ` \\\n\t${quoted(file)}`;
+  yield `${quotedForMake(out)}:`;
+  if (template !== undefined && template !== '-') yield ` \\\n\t${quotedForMake(template)}`;
+  let leftOut = 0;
+  for (const file of files) {
+    if (NOT_FOR_MAKE.test(file)) leftOut += 1;
+    else yield ` \\\n\t${quotedForMake(file)}`;
+  }
   yield '\n';
+  if (leftOut > 0)
+    process.stderr.write(
+      `${NAME}: --depfile: ${leftOut} files left out: make can write no ";", tab or line end in a name\n`,
+    );
+}
+
+/** What make has no way to write in the name of a file. */
+const NOT_FOR_MAKE = /[\0-\x1f;]/;
+
+/** As make and ninja both understand it: a backslash escapes only before what it must, and there others double. */
+function quotedForMake(path: string): string {
+  return path
+    .replace(/(\\*)([ #:]|$)/g, (_, run: string, c: string) => run + run + (c === '' ? '' : `\\${c}`))
+    .replaceAll('$', '$$$$');
 }
 
 const PROGRESS_EVERY_MS = 100;

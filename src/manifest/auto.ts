@@ -45,9 +45,9 @@ export function autoManifest(request: AutoRequest): AutoManifest {
     packageFolders: true,
     opened: traced ?? [],
   });
-  const name = basename(entrypoint);
+  const name = comment(basename(entrypoint));
   const lines = [
-    `# Manifest template of ${entrypoint}, written by gramine-manifest --auto${traced ? ' --trace' : ''}. To use it:`,
+    `# Manifest template of ${comment(entrypoint)}, written by gramine-manifest --auto${traced ? ' --trace' : ''}. To use it:`,
     `#   gramine-manifest ${name}.manifest.template ${name}.manifest.tdx`,
     `#   gramine-vm ${name}`,
     '# What the program opens by names of its own making is not here: add it below, or try --trace.',
@@ -72,7 +72,7 @@ export function autoManifest(request: AutoRequest): AutoManifest {
     'fs.mounts = [',
     '  { type = "tmpfs", path = "/tmp" },',
     ...found.folders.map(
-      ({ path, reason }) => `  { path = ${quote(path)}, uri = ${quote(`file:${path}`)} }, # ${reason}`,
+      ({ path, reason }) => `  { path = ${quote(path)}, uri = ${quote(`file:${path}`)} }, # ${comment(reason)}`,
     ),
     ...found.files.map(
       ({ guest, host, reason }) => `  { path = ${quote(guest)}, uri = ${quote(`file:${host}`)} }, # ${comment(reason)}`,
@@ -81,7 +81,7 @@ export function autoManifest(request: AutoRequest): AutoManifest {
     '',
     '# Each of these is hashed: the program gets these contents or none.',
     'sgx.trusted_files = [',
-    ...found.folders.map(({ path, reason }) => `  ${quote(`file:${path}/`)}, # ${reason}`),
+    ...found.folders.map(({ path, reason }) => `  ${quote(`file:${path}/`)}, # ${comment(reason)}`),
     ...unique(found.files, ({ host }) => host).map(
       ({ host, reason }) => `  ${quote(`file:${host}`)}, # ${comment(reason)}`,
     ),

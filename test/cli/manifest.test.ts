@@ -12,6 +12,7 @@ import {
   readFileSync,
   rmSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -120,6 +121,46 @@ describe('gramine-manifest', () => {
     writeFileSync(join(work, 'd.template'), text);
     expect(manifest(['--depfile', 'd.d', 'd.template', 'd.manifest']).status).toBe(0);
     expect(readFileSync(join(work, 'd.d'), 'utf8')).toBe('d.manifest: \\\n\td.template \\\n\tdata/sub/b\n');
+  });
+
+  it('writes names in that rule as make reads them, and leaves out those that it cannot write', () => {
+    const names = ['a b', 'c:d', 'e\\ f', 'g\\h', 'i$j#k', 'end\\'];
+    mkdirSync(join(work, 'odd'));
+    for (const name of [...names, 'l\nm', 'n;o']) writeFileSync(join(work, 'odd', name), '');
+    writeFileSync(join(work, 'o.template'), `${HEAD}sgx.trusted_files = [ "file:odd/" ]\n`);
+    const made = manifest(['--depfile', 'o.d', 'o.template', 'o.manifest']);
+    expect(made).toMatchObject({ status: 0, stderr: expect.stringMatching(/--depfile: 2 files left out/) });
+    writeFileSync(join(work, 'o.mk'), `${readFileSync(join(work, 'o.d'), 'utf8')}\ttouch o.manifest\n`);
+    for (const name of names) {
+      execFileSync('make', ['-s', '-f', 'o.mk'], { cwd: work });
+      const ask = () => spawnSync('make', ['-q', '-f', 'o.mk'], { cwd: work }).status;
+      expect(ask()).toBe(0);
+      utimesSync(join(work, 'odd', name), new Date(), new Date(Date.now() + 3_600_000));
+      expect(ask(), name).toBe(1);
+      utimesSync(join(work, 'odd', name), new Date(), new Date(0));
+    }
+    expect(manifest(['--depfile', 'o.d', 'o.template', 'o\nmanifest']).status).toBe(2);
+  });
+
+  it('makes with --auto a template that renders, whatever the program’s folder is called', () => {
+    for (const name of ['a, b', 'l\nm', '{{ x }}', '{# y', '"']) {
+      const folder = join(work, 'auto', name);
+      mkdirSync(folder, { recursive: true });
+      writeFileSync(join(folder, 'p'), '#!/bin/sh\n');
+      chmodSync(join(folder, 'p'), 0o755);
+      const { stdout } = manifest(['--auto', join(folder, 'p')]);
+      const rendered = manifest(['-'], stdout);
+      expect(rendered).toMatchObject({ status: 0, stderr: '' });
+      expect(rendered.stdout).toContain(`entrypoint = ${JSON.stringify(join(folder, 'p'))}`);
+    }
+  });
+
+  it('takes what follows --trace for the program where it is no number', () => {
+    expect(manifest(['--auto', '--trace', './nonexistent'])).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/\.\/nonexistent: no such program/),
+    });
+    expect(manifest(['--auto', '--trace', '0', './nonexistent']).stderr).toContain('--trace 0: expected seconds');
   });
 
   it('shows what a manifest says, as a manifest that says the same', () => {
