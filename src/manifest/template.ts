@@ -147,7 +147,13 @@ class Evaluator {
   ) {}
 
   render(root: Node): Rendered {
-    this.#block(root, new Scope());
+    try {
+      this.#block(root, new Scope());
+    } catch (error) {
+      // The stack, a text or an integer at JavaScript's limit.
+      if (!(error instanceof RangeError)) throw error;
+      this.#fail(root, `too large or too deeply nested: ${error.message}`);
+    }
     const text = this.#out.join('');
     return { text, locate: (at) => locate(text, this.#pieces, at) };
   }

@@ -197,12 +197,14 @@ class StatementParser extends ScannerClass {
   }
 
   recordAssignStatement(kv: { key: string[]; value: unknown }): unknown {
-    this.#assign(kv.key, this.#convert(kv.value));
+    this.#assign(kv.key, this.#convert(kv.value), levelsOf(kv.value));
     return this.goto(this.parseWhitespaceToEOL);
   }
   recordInlineListValue(value: unknown): unknown {
     this.state.resultArr ??= new InlineArray(this.state.at ?? this.#valueStart);
-    (this.state.resultArr as InlineArray).items.push(this.#convert(value));
+    const target = this.state.resultArr as InlineArray;
+    target.levels = Math.max(target.levels, 1 + levelsOf(value));
+    target.items.push(this.#convert(value));
     return this.goto(this.parseInlineListNext);
   }
   recordInlineTableValue(kv: { key: string[]; value: unknown }): unknown {
@@ -210,7 +212,8 @@ class StatementParser extends ScannerClass {
       this.state.resultTable = new InlineTable(this.state.at ?? this.#valueStart);
     const target = this.state.resultTable as InlineTable;
     const value = this.#convert(kv.value);
-    this.#refuseDepth(kv.key.length);
+    target.levels = Math.max(target.levels, kv.key.length + levelsOf(kv.value));
+    this.#refuseDepth(target.levels);
     const parents = kv.key.slice(0, -1);
     const last = kv.key.at(-1) ?? '';
     if (isFlagged(target.flags, kv.key, 'frozen'))
@@ -273,9 +276,9 @@ class StatementParser extends ScannerClass {
     this.#header = [...path];
   }
 
-  #assign(key: readonly string[], value: TomlValue): void {
+  #assign(key: readonly string[], value: TomlValue, levels: number): void {
     const full = [...this.#header, ...key];
-    this.#refuseDepth(full.length);
+    this.#refuseDepth(full.length + levels);
     const parents = full.slice(0, -1);
     for (let n = this.#header.length + 1; n < full.length; n++) {
       const part = full.slice(0, n);
@@ -301,14 +304,20 @@ class StatementParser extends ScannerClass {
 
 class InlineArray {
   readonly items: TomlValue[] = [];
+  /** How deep what it holds is nested; each part of a dotted key is a table. */
+  levels = 0;
   constructor(readonly at: Position) {}
 }
 class InlineTable implements TomlTable {
   readonly kind = 'table';
   readonly entries = new Map<string, TomlValue>();
   readonly flags = newFlags();
+  levels = 0;
   constructor(readonly at: Position) {}
 }
+
+const levelsOf = (value: unknown): number =>
+  value instanceof InlineArray || value instanceof InlineTable ? value.levels : 0;
 
 function isBoxedNumber(value: object): boolean {
   const inner: unknown = value.valueOf();

@@ -229,6 +229,7 @@ describe('compilePolicy', () => {
     `${'a.'.repeat(20_000)}a = 1`,
     `x = {${'a.'.repeat(20_000)}a = 1}`,
     `[${'a.'.repeat(20_000)}a]`,
+    `x = ${`{${'a.'.repeat(90)}a = [`.repeat(40)}1${']}'.repeat(40)}`,
   ])('refuses a manifest that nobody can descend into (%#)', (text) => {
     expect(() => parseManifest(text, 'm')).toThrow(/^m:1:[0-9]+: not TOML: nested deeper than 100 levels/);
   });

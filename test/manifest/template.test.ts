@@ -137,6 +137,15 @@ describe('a template', () => {
     expect(simple('{% include "x" %}')).toEqual({ refused: expect.stringMatching(/^case:1:/) });
   });
 
+  it.each([
+    `{{ ${'1 + '.repeat(30_000)}1 }}`,
+    `{{ env${'.a'.repeat(30_000)} }}`,
+    `{% set a = 'x' %}${'{% set a = a ~ a %}'.repeat(40)}{{ a }}`,
+    `{% set a = 9999999999 %}${'{% set a = a * a %}'.repeat(40)}{{ a }}`,
+  ])('is refused where it goes beyond JavaScript’s limits (%#)', (text) => {
+    expect(simple(text)).toEqual({ refused: expect.stringMatching(/^case:1:1: too large or too deeply nested: /) });
+  });
+
   it('tells the user how to define a name', () => {
     expect(simple('x = "{{ log_level }}"')).toEqual({
       refused: expect.stringMatching(/'log_level' is undefined; give it with -Dlog_level=VALUE$/),
