@@ -5,7 +5,14 @@
 
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Collateral, MeasureError, parseCollateral, splitSignedJson } from '../measure/index.js';
+import {
+  type Collateral,
+  MeasureError,
+  parseCollateral,
+  readingCollateral,
+  type SignedJson,
+  splitSignedJson,
+} from '../measure/index.js';
 
 export function readBytes(path: string, what: string): Uint8Array {
   try {
@@ -37,13 +44,16 @@ const FILES = {
   pckChain: ['pck_chain.pem', 'pckSignChain.pem'],
 } as const;
 
-/** Collateral from a folder of files, or from one JSON file of strings. Errors: `collateral`, `malformed`. */
+/** Collateral from a folder of files, or from one JSON file of strings. Errors: `collateral`, `usage`. */
 export function readCollateral(path: string): Collateral {
   if (!existsSync(path)) throw new MeasureError('collateral', `collateral: ${path} does not exist`);
   return statSync(path).isDirectory()
     ? fromFolder(path)
     : parseCollateral(readText(path, 'collateral'), `collateral ${path}`);
 }
+
+const signedPart = (text: string, name: 'tcbInfo' | 'enclaveIdentity'): SignedJson =>
+  readingCollateral(() => splitSignedJson(text, name));
 
 function fromFolder(folder: string): Collateral {
   const find = (key: keyof typeof FILES): string | undefined =>
@@ -56,9 +66,9 @@ function fromFolder(folder: string): Collateral {
   };
   const chain = find('pckChain');
   return {
-    tcbInfo: splitSignedJson(readText(need('tcbInfo'), 'TCB info').trim(), 'tcbInfo'),
+    tcbInfo: signedPart(readText(need('tcbInfo'), 'TCB info').trim(), 'tcbInfo'),
     tcbInfoChain: readText(need('tcbInfoChain'), 'TCB info chain'),
-    qeIdentity: splitSignedJson(readText(need('qeIdentity'), 'QE identity').trim(), 'enclaveIdentity'),
+    qeIdentity: signedPart(readText(need('qeIdentity'), 'QE identity').trim(), 'enclaveIdentity'),
     qeIdentityChain: readText(need('qeIdentityChain'), 'QE identity chain'),
     rootCrl: readBytes(need('rootCrl'), 'root CRL'),
     pckCrl: readBytes(need('pckCrl'), 'PCK CRL'),
@@ -107,9 +117,9 @@ export async function fetchCollateral(base: string, fmspc: string, ca: 'platform
   ]);
   const text = (b: Uint8Array): string => Buffer.from(b).toString('utf8');
   return {
-    tcbInfo: splitSignedJson(text(tcb.body), 'tcbInfo'),
+    tcbInfo: signedPart(text(tcb.body), 'tcbInfo'),
     tcbInfoChain: chainOf(tcb, 'TCB-Info-Issuer-Chain', 'SGX-TCB-Info-Issuer-Chain'),
-    qeIdentity: splitSignedJson(text(qe.body), 'enclaveIdentity'),
+    qeIdentity: signedPart(text(qe.body), 'enclaveIdentity'),
     qeIdentityChain: chainOf(qe, 'SGX-Enclave-Identity-Issuer-Chain'),
     rootCrl: rootCrl.body,
     pckCrl: crl.body,

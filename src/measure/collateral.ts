@@ -234,7 +234,8 @@ export function parseCollateral(json: string, what = 'collateral'): Collateral {
     if (typeof v !== 'string') throw new MeasureError('collateral', `${what}: no text ${JSON.stringify(key)}`);
     return v;
   };
-  const signed = (key: string, name: string): SignedJson => signedJson(need(key), need(`${key}_signature`), name);
+  const signed = (key: string, name: string): SignedJson =>
+    readingCollateral(() => signedJson(need(key), need(`${key}_signature`), name));
   return {
     tcbInfo: signed('tcb_info', 'TCB info'),
     tcbInfoChain: need('tcb_info_issuer_chain'),
@@ -244,6 +245,16 @@ export function parseCollateral(json: string, what = 'collateral'): Collateral {
     pckCrl: need('pck_crl'),
     ...(fields.has('pck_crl_issuer_chain') ? { pckChain: need('pck_crl_issuer_chain') } : {}),
   };
+}
+
+/** Reads a part of the collateral: whatever is wrong with its form, nothing was learned of the quote. Error: `collateral`. */
+export function readingCollateral<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof MeasureError)) throw error;
+    throw new MeasureError('collateral', error.message, undefined, { cause: error });
+  }
 }
 
 /** What parseCollateral reads. */
@@ -280,13 +291,13 @@ export interface VerifiedCollateral {
 
 /**
  * Checks every signature, chain, revocation and validity period of the collateral at one time.
- * Errors: `malformed`, `certificate`, `signature`, `collateral` (expired or not yet valid).
+ * Errors: `certificate`, `signature`, `collateral` (malformed, expired or not yet valid).
  */
 export function verifyCollateral(c: Collateral, options: Pick<ChainOptions, 'anchor' | 'at'>): VerifiedCollateral {
-  const crls = [parseCrl(c.rootCrl), parseCrl(c.pckCrl)];
+  const crls = [c.rootCrl, c.pckCrl].map((list) => readingCollateral(() => parseCrl(list)));
   const check = (json: SignedJson, chain: Uint8Array | string, what: string): void => {
-    const certificates = orderChain(parseCertificates(chain));
-    verifyChain(certificates, { ...options, crls, what: `${what} signing chain` });
+    const certificates = readingCollateral(() => orderChain(parseCertificates(chain)));
+    verifyChain(certificates, { ...options, crls, what: `${what} signing chain`, expired: 'collateral' });
     const signer = certificates[0];
     // The root signs the signer of collateral itself. A platform's certificate leads to the root too: whoever got a
     // platform's key out must not be able to write that platform's TCB info.
@@ -302,8 +313,8 @@ export function verifyCollateral(c: Collateral, options: Pick<ChainOptions, 'anc
   };
   check(c.tcbInfo, c.tcbInfoChain, 'TCB info');
   check(c.qeIdentity, c.qeIdentityChain, 'QE identity');
-  const tcbInfo = parseSigned(schemas().tcbInfo, c.tcbInfo, 'TCB info');
-  const qeIdentity = parseSigned(schemas().qeIdentity, c.qeIdentity, 'QE identity');
+  const tcbInfo = readingCollateral(() => parseSigned(schemas().tcbInfo, c.tcbInfo, 'TCB info'));
+  const qeIdentity = readingCollateral(() => parseSigned(schemas().qeIdentity, c.qeIdentity, 'QE identity'));
   for (const [what, d] of [
     ['TCB info', tcbInfo],
     ['QE identity', qeIdentity],
@@ -315,6 +326,7 @@ export function verifyCollateral(c: Collateral, options: Pick<ChainOptions, 'anc
       );
     }
   }
-  const pckChain = c.pckChain === undefined ? undefined : parseCertificates(c.pckChain);
+  const chain = c.pckChain;
+  const pckChain = chain === undefined ? undefined : readingCollateral(() => parseCertificates(chain));
   return { tcbInfo, qeIdentity, crls, pckChain };
 }

@@ -7,6 +7,7 @@ export {
   type Collateral,
   collateralToJson,
   parseCollateral,
+  readingCollateral,
   type SignedJson,
   signedJson,
   splitSignedJson,

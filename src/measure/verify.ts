@@ -11,6 +11,7 @@ import {
   type Collateral,
   type LevelStatus,
   type QeIdentity,
+  readingCollateral,
   TCB_STATUSES,
   type TcbInfo,
   verifyCollateral,
@@ -147,14 +148,17 @@ function pckChainOf(quote: Quote, fromCollateral: readonly Certificate[] | undef
       return orderChain(parseCertificates(c.data));
     case 'leaf':
       return orderChain([...parseCertificates(c.data), ...(fromCollateral ?? [])]);
-    case 'encrypted-ppid':
-      if (!fromCollateral) {
+    case 'encrypted-ppid': {
+      const chain = fromCollateral && readingCollateral(() => orderChain(fromCollateral));
+      // Most collateral has the issuers alone.
+      if (!chain?.[0] || chain[0].x509.ca) {
         throw new MeasureError(
           'collateral',
           `quote: it carries an encrypted PPID (type ${c.type}) instead of its certificate; give the PCK certificate chain with the collateral`,
         );
       }
-      return orderChain(fromCollateral);
+      return chain;
+    }
     default:
       return c satisfies never;
   }
@@ -292,11 +296,14 @@ function relaunchStatus(
   return undefined;
 }
 
-/** Which platform a quote claims to come from, for fetching its collateral. Unverified. Errors: `certificate`. */
+/** Which platform a quote claims to come from, for fetching its collateral. Unverified. Errors: `certificate`; `collateral`: it does not say. */
 export function pckPlatform(quote: Quote): { readonly fmspc: string; readonly ca: 'platform' | 'processor' } {
   const c = quote.signature.certification;
   if (c.kind === 'encrypted-ppid')
-    throw new MeasureError('certificate', 'quote: it carries no certificate that names its platform');
+    throw new MeasureError(
+      'collateral',
+      'quote: it carries no certificate that names its platform, whose collateral cannot be fetched; give it with --collateral',
+    );
   const leaf = orderChain(parseCertificates(c.data))[0];
   if (!leaf) throw new MeasureError('certificate', 'quote: empty certificate chain');
   const ca = leaf.x509.issuer.includes('Processor') ? 'processor' : 'platform';

@@ -274,6 +274,8 @@ export interface ChainOptions {
   /** Revocation lists; each issuer in the chain that has one here must have signed it. */
   readonly crls: readonly Crl[];
   readonly what: string;
+  /** The error of an expired certificate: of the quote, or of collateral that can be fetched anew. */
+  readonly expired?: 'certificate' | 'collateral';
 }
 
 /**
@@ -282,7 +284,7 @@ export interface ChainOptions {
  * expired; `usage` for a time that is none.
  */
 export function verifyChain(chain: readonly Certificate[], options: ChainOptions): void {
-  const { anchor, at, crls, what } = options;
+  const { anchor, at, crls, what, expired = 'certificate' } = options;
   // NaN, as Date.parse gives for what is no time, is neither before nor after anything: nothing would ever be expired.
   if (!(Math.abs(at) <= MAX_TIME)) throw new MeasureError('usage', `${what}: judged at ${at}, which is not a time`);
   const fail: (message: string) => never = (message) => {
@@ -293,7 +295,10 @@ export function verifyChain(chain: readonly Certificate[], options: ChainOptions
   for (const [i, c] of chain.entries()) {
     const name = c.x509.subject.replaceAll('\n', ', ');
     if (at < c.notBefore || at > c.notAfter)
-      fail(`"${name}" is valid ${isoTime(c.notBefore)} to ${isoTime(c.notAfter)}, judged at ${isoTime(at)}`);
+      throw new MeasureError(
+        expired,
+        `${what}: "${name}" is valid ${isoTime(c.notBefore)} to ${isoTime(c.notAfter)}, judged at ${isoTime(at)}`,
+      );
     const issuer = chain[i + 1] ?? c;
     if (!equalBytes(c.issuer, issuer.subject)) fail(`"${name}" was not issued by the next certificate`);
     if (!isSignedBy(c, issuer)) fail(`the signature of "${name}" does not verify`);

@@ -228,6 +228,10 @@ describe('gramine-tdx-verify', () => {
     const q = ['--trust-root', file('root.der'), '--quote', file('quote.bin')];
     const missing = await verify(...q, '--at', at, '--collateral', folder);
     expect([missing.code, missing.stderr]).toEqual([3, expect.stringMatching(/undecided: .* has no pck.crl or/)]);
+    const cut = writeCollateral('cut', pki.collateral);
+    writeFileSync(join(cut, 'tcb_info.json'), '{');
+    const malformed = await verify(...q, '--at', at, '--collateral', cut);
+    expect([malformed.code, malformed.stderr]).toEqual([3, expect.stringMatching(/undecided: tcbInfo: not JSON/)]);
     const late = new Date(NOW + 40 * 86_400_000).toISOString();
     const expired = await verify(...q, '--at', late, '--collateral', file('collateral'));
     expect([expired.code, expired.stderr]).toEqual([3, expect.stringMatching(/valid 20.* judged at 2026-02-24/)]);

@@ -5,7 +5,9 @@ import {
   appraise,
   buildEventLog,
   type Collateral,
+  collateralToJson,
   MeasureError,
+  parseCollateral,
   parseEventLog,
   parseQuote,
   parseReference,
@@ -86,6 +88,25 @@ describe('the verdict', () => {
   ])('refuses with %s', (_, options, code) => {
     const p = new TestPki(options);
     expect(codeOf(() => judge(p, p.quote()))).toBe(code);
+  });
+
+  it.each<[string, Partial<Collateral>]>([
+    ['the root’s list', { rootCrl: 'no list' }],
+    ['the PCK CA’s list', { pckCrl: Buffer.alloc(3, 0x30) }],
+    ['the chain of TCB info', { tcbInfoChain: '' }],
+    ['the chain of the QE identity', { qeIdentityChain: 'no chain' }],
+    ['the PCK chain', { pckChain: Buffer.from([0x30, 0x82]) }],
+  ])('learns nothing of the quote when %s is malformed', (_, wrong) => {
+    expect(codeOf(() => judge(pki, pki.quote(), { ...pki.collateral, ...wrong }))).toBe('collateral');
+  });
+
+  it('learns nothing of the quote from collateral in a form of its own, or whose signer’s certificate has expired', () => {
+    const json = JSON.parse(collateralToJson(pki.collateral)) as Record<string, string>;
+    expect(codeOf(() => parseCollateral(JSON.stringify({ ...json, tcb_info_signature: 'zz' })))).toBe('collateral');
+    expect(() => judge(pki, pki.quote(), pki.collateral, NOW + 50 * 365 * 86_400_000)).toThrow(
+      /signing chain: .* is valid/,
+    );
+    expect(codeOf(() => judge(pki, pki.quote(), pki.collateral, NOW + 50 * 365 * 86_400_000))).toBe('collateral');
   });
 
   it('refuses collateral that a platform signed, though its certificate leads to the same root', () => {
