@@ -86,7 +86,7 @@ async function run(name: VmCommandName, argv: readonly string[]): Promise<number
   command.parse(argv as string[], { from: 'user' });
   const [app = '', ...args] = command.args;
   const options = command.opts<Options>();
-  const say = (line: string) => process.stderr.write(`${name}: ${line}\n`);
+  const say = (line: string) => tell(name, line);
   const request: LaunchRequest = {
     app,
     args,
@@ -273,6 +273,15 @@ function readVersion(): string {
   return (JSON.parse(text) as { version: string }).version;
 }
 
+/**
+ * A message on stderr. It may quote a script's first line, a file's name, or what a helper said that a guest has taken over:
+ * none of them writes on the terminal what we did not say.
+ */
+function tell(name: string, text: string): void {
+  const plain = text.replace(/[^\P{Cc}\n\t]/gu, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}`);
+  process.stderr.write(`${name}: ${plain}\n`);
+}
+
 /** Prints an error as one message and returns its exit code; only a bug of ours shows where it happened. */
 function report(name: string, error: unknown): number {
   if (error instanceof CommanderError) {
@@ -280,19 +289,17 @@ function report(name: string, error: unknown): number {
     const message = error.message
       .replace(/^error: /, '')
       .replace(/^option '[^']*' argument '[^']*' is invalid\. (?=--)/, '');
-    process.stderr.write(`${name}: ${message}\nTry ${name} --help.\n`);
+    tell(name, `${message}\nTry ${name} --help.`);
     return USAGE_EXIT_CODE;
   }
   if (error instanceof LaunchError) {
-    process.stderr.write(`${name}: ${error.message}\n`);
+    tell(name, error.message);
     return EXIT_CODES[error.code];
   }
   if (error instanceof UsageError) {
-    process.stderr.write(`${name}: ${error.message}\n`);
+    tell(name, error.message);
     return USAGE_EXIT_CODE;
   }
-  process.stderr.write(
-    `${name}: internal error, please report it: ${error instanceof Error ? error.stack : String(error)}\n`,
-  );
+  tell(name, `internal error, please report it: ${error instanceof Error ? error.stack : String(error)}`);
   return INTERNAL_EXIT_CODE;
 }

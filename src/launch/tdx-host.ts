@@ -58,7 +58,7 @@ export function tdxObstacles(facts: TdxHostFacts): string[] {
   }
   if (facts.missingQuoteSocket !== undefined) {
     out.push(
-      `quotes: there is no ${facts.missingQuoteSocket}, and the manifest asks for remote attestation. Install and start Intel’s ` +
+      `quotes: there is no ${facts.missingQuoteSocket}, and the manifest or --quote-service asks for it. Install and start Intel’s ` +
         'quote generation service (tdx-qgs, qgsd), or name one: --quote-service unix:PATH, or vsock:CID:PORT (usually vsock:2:4050). ' +
         '--quote-service none runs without quotes',
     );
