@@ -3,6 +3,7 @@
 // The values of command-line options, parsed: every parser throws LaunchError `usage` with what it expected.
 
 import { existsSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { posix, resolve } from 'node:path';
 import { isOutbound, parseSize } from '../manifest/index.js';
 import { LaunchError } from './errors.js';
@@ -43,6 +44,7 @@ export function parsePublication(text: string): Publication {
     throw usage(`--publish ${text}: ports go from 1 to 65535 (host: 0 takes any free one)`);
   }
   const address = (match[1] ?? '127.0.0.1').replace(/^\[|\]$/g, '');
+  if (isIP(address) === 0) throw usage(`--publish ${text}: ${address} is not an address`);
   return { address, hostPort, guestPort, protocol: match[4] === 'udp' ? 'udp' : 'tcp' };
 }
 

@@ -20,12 +20,22 @@ describe('parsePublication', () => {
     expect(parsePublication(text)).toEqual({ address, hostPort, guestPort, protocol });
   });
 
-  it.each(['', 'a', '1:2:3', '65536:1', '1:0', '1:65536', '127.0.0.1:80', '1:2/sctp', ' 1:2', '-1:2'])(
-    'refuses %j',
-    (text) => {
-      expect(() => parsePublication(text)).toThrow(/--publish/);
-    },
-  );
+  it.each([
+    '',
+    'a',
+    '1:2:3',
+    '65536:1',
+    '1:0',
+    '1:65536',
+    '127.0.0.1:80',
+    '1:2/sctp',
+    ' 1:2',
+    '-1:2',
+    '0.0.0.300:1:2',
+    '[1]:1:2',
+  ])('refuses %j', (text) => {
+    expect(() => parsePublication(text)).toThrow(/--publish/);
+  });
 });
 
 describe('parseOutbound', () => {
