@@ -146,7 +146,10 @@ function addToManifest(manifest: Mutable, request: PlanRequest, before: Policy):
   const fs = table(manifest, 'fs');
   if (request.workdir !== undefined) {
     fs.start_dir = request.workdir;
-    table(manifest, 'libos').entrypoint = before.entrypoint; // a relative one stays where it is
+    // A relative one stays where it is, and its name what it was.
+    table(manifest, 'libos').entrypoint = before.entrypoint;
+    const { from, argv } = before.args;
+    if (from === 'manifest' && argv.length > 0) table(manifest, 'loader').argv = [...argv];
   }
   if (request.volumes.length === 0) return;
   append(

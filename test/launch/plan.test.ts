@@ -40,6 +40,19 @@ it('passes no variable on that JavaScript’s objects inherit', async () => {
   expect((await makePlan(request)).invocation.env).toEqual([]);
 });
 
+it('starts a program of a relative name in another folder as the same program under the same name', async () => {
+  const request = { app: join(work, 'app'), args: [], env: [], volumes: [], publish: [], outbound: [] };
+  for (const line of ['', 'loader.argv = ["x", "y"]\n']) {
+    writeFileSync(
+      join(work, 'app.manifest'),
+      `fs.mounts = []\nfs.start_dir = "/a"\nlibos.entrypoint = "b/app"\n${line}`,
+    );
+    const [before, moved] = [await makePlan(request), await makePlan({ ...request, workdir: '/c' })];
+    expect(moved.policy).toEqual({ ...before.policy, cwd: '/c' });
+    expect(before.policy.entrypoint).toBe('/a/b/app');
+  }
+});
+
 describe('a volume beside a manifest', () => {
   it.each([true, false])('makes no mount around it writable (writable: %s)', async (writable) => {
     const { policy } = await plan(`${APP}fs.root.uri = "file:/"\n`, writable);
