@@ -185,6 +185,19 @@ tdx.vcpus = 2
     expect(setLog).toMatch(/getpgid\(0x3039/);
   });
 
+  it('says all of it, also when nobody reads for a while', async () => {
+    const vm = startVm(['set'], { cwd: work });
+    await vm.seen(/set_robust_list/, 'stderr');
+    vm.child.kill('SIGSTOP');
+    await new Promise((resolve) => setTimeout(resolve, 500)); // what a busy machine does to the launcher
+    vm.child.kill('SIGCONT');
+    const { stderr } = await vm.ended;
+    const begun = [...stderr.matchAll(/\] (\w+) \.\.\.$/gm)].map(([, call]) => call);
+    const done = [...stderr.matchAll(/\] (\w+)\(.* = /gm)].map(([, call]) => call);
+    expect(begun).toEqual([...done.filter((call) => call !== 'getpgid'), 'exit_group']); // one that is mocked is not begun
+    expect(done).toContain('getpgid');
+  });
+
   it('takes arguments and environment from trusted files', async () => {
     writeManifest(
       'files',

@@ -11,15 +11,16 @@
 #define FIFO_BYTES 16
 #define PATIENCE_NS (2 * NS_PER_SEC) // a busy host takes its time to read
 #define LOOKS_MIN 1000u
-#define LOOKS_MAX 100000u             // before there is a clock: some 20 us each
+#define LOOKS_MAX 100000u             // before there is a clock: a TD's host takes some 20 us for each
 
 // Waits until the 16 places of the FIFO are free. The bounds are for a host that never says so; then it gets one look each.
 static void serial_wait(void) {
   static bool deaf;
-  u64 end = time_ns() + PATIENCE_NS;
+  u64 start = time_ns();
   for (u32 looks = 1;; looks++) {
     bool ready = host_in8(COM1 + 5).v_ & LSR_THRE;
-    if (ready || deaf || looks == LOOKS_MAX || (looks >= LOOKS_MIN && time_ns() >= end)) {
+    u64 waited = time_ns() - start; // 0: there is no clock yet
+    if (ready || deaf || (waited ? looks >= LOOKS_MIN && waited >= PATIENCE_NS : looks >= LOOKS_MAX)) {
       deaf = !ready;
       return;
     }
