@@ -98,6 +98,11 @@ static void test_data(void) {
   memset(data, 7, sizeof(data));
   reply(0, data, 5000);
   CHECK(virtiofs_read(5, 1, 0, pages, 2, 8192) == 5000 && m[0].data[4095] == 7 && m[1].data[903] == 7 && m[1].data[904] == 0);
+  static const struct { s32 from; int to; } map[] = { { -2, -EIO }, { -20, -EIO }, { -5, -EIO }, { -13, -EACCES } };
+  for (size_t i = 0; i < ARRAY_SIZE(map); i++) { // what is open is not missing
+    reply(map[i].from, NULL, 0);
+    CHECK(virtiofs_read(5, 1, 0, pages, 2, 8192) == map[i].to);
+  }
   struct fuse_write_out w = { .size = 5000 };
   reply(0, &w, sizeof(w));
   CHECK(virtiofs_write(5, 1, 0, pages, 0, 5000) == 0 && sent_len == 80 + 5000);
