@@ -11,6 +11,7 @@
 #define sched_yield_if_needed mock_yield
 static inline void mock_yield(void) {}
 #include "../../kernel/fs/hostfs_file.c"
+#include "../../kernel/fs/hostfs_dir.c"
 
 struct policy policy;
 u64 virtiofs_changes;
@@ -45,7 +46,14 @@ long virtiofs_read(u64 node, u64 fh, u64 off, struct page **pages, unsigned n, u
   }
   return (long)got;
 }
-int virtiofs_open(u64 node, u32 flags, bool dir, u64 *fh, u32 *open_flags) { *fh = 1; return 0; }
+static int opendir_error, readdir_error;
+int virtiofs_open(u64 node, u32 flags, bool dir, u64 *fh, u32 *open_flags) { *fh = 1; return dir ? opendir_error : 0; }
+long virtiofs_readdir(u64 node, u64 fh, u64 off, void *buf, u32 size) { return readdir_error; }
+bool virtiofs_dirent(const u8 *buf, size_t len, size_t *pos, struct fuse_dirent *d, const char **name) { return false; }
+struct spinlock dcache_lock;
+struct trusted_node *trusted_child(const struct trusted_node *dir, const char *name, size_t len) { return NULL; }
+bool allowed_path(const char *path) { return false; }
+bool allowed_below(const char *path) { return false; }
 void virtiofs_release(u64 node, u64 fh, u32 flags, bool dir) { releases++; }
 int virtiofs_write(u64 node, u64 fh, u64 off, struct page **pages, u32 first_off, u32 len) { return -EIO; }
 int virtiofs_fsync(u64 node, u64 fh, bool data_only, bool dir) {
@@ -206,6 +214,31 @@ static void test_close(void) {
   last_writer = NULL;
 }
 
+// A host that says of a directory of the policy that it is not there: for readdir() of the C libraries that is its end.
+static bool count_names(struct dirent_sink *s, const char *name, size_t len, u64 ino, u8 type, u64 next_pos) { return true; }
+static void test_listing(void) {
+  static struct trusted_node child = { .name = "rules", .name_len = 5, .kind = TRUSTED_FILE, .id = 2 };
+  static struct trusted_node dir = { .kind = TRUSTED_DIR, .children = &child, .child_count = 1, .id = 1 };
+  struct dentry d = { 0 };
+  struct dirent_sink sink = { .emit = count_names };
+  for (int k = 0; k < 12; k++) {
+    bool trusted = k < 6;
+    start(0);
+    inode.mode = S_IFDIR | 0755;
+    hnode.right = trusted ? RIGHT_TRUSTED : RIGHT_ALLOWED;
+    hnode.trusted = trusted ? &dir : NULL;
+    hnode.allowed = true; // the host has something to add
+    int error = (int[]){ 0, -ENOENT, -EIO }[k % 3];
+    opendir_error = k / 3 % 2 ? error : 0;
+    readdir_error = k / 3 % 2 ? 0 : error;
+    struct file f = { .inode = &inode, .dentry = &d };
+    u64 pos = 0;
+    int r = hostfs_readdir(&f, &sink, &pos);
+    CHECK(r == (trusted && error == -ENOENT ? 0 : error) && (r || pos == (trusted ? 3u : 2u)));
+    dir_release(&f);
+  }
+}
+
 int main(void) {
   for (size_t i = 0; i < sizeof(file_bytes); i++) file_bytes[i] = (u8)unit_random();
   // Zeroes behind the first page of the second leaf: what fresh pages hold before anything is read into them.
@@ -215,6 +248,7 @@ int main(void) {
   test_close();
   test_changed();
   test_nameless();
+  test_listing();
   start(0);
   return UNIT_END("fs_hostfs");
 }
