@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Walking paths over tmpfs: what opens, what does not, and with which error.
 #include "fs_mock.h"
+#include <sys/wait.h>
+#include <unistd.h>
 
 static void test_names(void) {
   struct kstat st;
@@ -270,7 +272,27 @@ static void test_dentry_limit(void) { // negative names do not pile up
   CHECK(lru_count <= LRU_LIMIT + 1);
 }
 
+// A TD whose host does not give the root: nothing goes on with an empty one, whatever else it gives.
+static struct super *refuses(const struct policy_mount *m, u32 index) { return NULL; }
+static void is_root(const char *text) { _exit(strcmp(text, "cannot mount /r at /: error 12") != 0); }
+static void test_refused_root(void) {
+  static struct policy_mount root = { .path = "/", .type = MOUNT_CHROOT, .uri = "/r" };
+  int status = 1;
+  pid_t child = fork();
+  if (!child) {
+    in_td = true;
+    mock_fatal = is_root;
+    fs_hostfs_create = refuses;
+    policy.mounts = &root;
+    policy.mount_count = 1;
+    mock_boot();
+    _exit(2);
+  }
+  CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+}
+
 int main(void) {
+  test_refused_root();
   mock_boot();
   test_names();
   test_links();
