@@ -364,6 +364,7 @@ static struct inode *allowed_inode(struct super *s, const struct host_entry *e) 
       return NULL;
     }
     fresh->inode->ino = e->attr.ino & (TRUSTED_INO - 1);
+    fresh->inode->flags = INODE_HOST;
     fresh->host_size = e->attr.size;
     fresh->host_mtime_ns = attr_time_ns(e->attr.mtime, e->attr.mtimensec);
     fresh->inode->size = e->attr.size;

@@ -18,6 +18,7 @@ enum { IN_ACCESS = 1, IN_MODIFY = 2, IN_ATTRIB = 4, IN_CLOSE_WRITE = 8, IN_CLOSE
 enum { RENAME_NOREPLACE = 1, RENAME_EXCHANGE = 2, RENAME_WHITEOUT = 4 };
 #define INODE_DEAD 0x100     // a removed directory: nothing can be made in it
 #define INODE_LINKABLE 0x200 // made by O_TMPFILE: may get a first name
+#define INODE_HOST 0x400     // an allowed object, as the host has it: where a link leads is the host's word
 #define MKDEV(ma, mi) (((u64)(ma) << 8) | (mi)) // as st_rdev shows it, for small numbers
 
 // --- dentry.c

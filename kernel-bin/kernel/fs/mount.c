@@ -112,7 +112,10 @@ static int find_or_make(const char *path, u32 mode, struct path *out) {
         memcpy(prefix, path, (size_t)(name - path) + len);
         prefix[(size_t)(name - path) + len] = 0;
       }
-      r = prefix ? path_lookup(AT_FDCWD, prefix, LOOKUP_FOLLOW, &target) : -ENOMEM;
+      // A TD's host has no say in where a mount goes: its link could put one over trusted files, or over a tmpfs whose
+      // files would then be written to the host.
+      if (in_td && (d->inode->flags & INODE_HOST)) r = -ELOOP;
+      else r = prefix ? path_lookup(AT_FDCWD, prefix, LOOKUP_FOLLOW, &target) : -ENOMEM;
       kfree(prefix);
       if (!r || *p) {
         dentry_put(d);
@@ -121,7 +124,7 @@ static int find_or_make(const char *path, u32 mode, struct path *out) {
         cur = target;
         continue;
       }
-      r = 0; // nowhere to be seen: the mount covers the link itself (/etc/resolv.conf of a host with systemd-resolved)
+      r = 0; // nowhere to be seen, or not to be believed: the mount covers the link itself (/etc/resolv.conf of a host with systemd-resolved)
     }
     if (!is_err(d) && !d->inode && (dir->super->flags & SUPER_STORAGE)) {
       dentry_put(d);

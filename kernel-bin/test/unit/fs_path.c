@@ -243,6 +243,33 @@ static void test_looping_host(void) {
   CHECK(fs_rmdir(AT_FDCWD, "/mnt/loop/a/b") == -EIO && fs_rename(AT_FDCWD, "/mnt/loop/a", AT_FDCWD, "/mnt/loop/b", 0) == -EIO);
 }
 
+// A host that has links where the policy's mounts go: a TD does not follow them.
+static int leading_readlink(struct inode *i, char *buf, size_t size) { return (int)strlen(strcpy(buf, "/mnt/led")); }
+static const struct inode_ops leading_link_ops = { .readlink = leading_readlink };
+static int leading_lookup(struct inode *dir, struct dentry *d) {
+  if (!(d->inode = inode_create(d->super, S_IFLNK | 0777))) return -ENOMEM;
+  d->inode->ops = &leading_link_ops;
+  d->inode->flags = INODE_HOST;
+  return 0;
+}
+static const struct inode_ops leading_ops = { .lookup = leading_lookup };
+static void test_leading_host(void) {
+  struct kstat st;
+  struct super *s = super_create("leading", 0), *t, *below = file_super();
+  struct inode *i = inode_create(s, S_IFDIR | 0755);
+  i->ops = &leading_ops;
+  i->fops = &empty_fops;
+  dentry_create_root(s, i);
+  CHECK(fs_mkdir(AT_FDCWD, "/mnt/led", 0755) == 0 && mock_open("/mnt/led/trusted", O_CREAT | O_WRONLY, 0600) == 0);
+  CHECK(mount_add("/mnt/leading", s, 0, NULL) == 0);
+  in_td = true;
+  CHECK(mount_add("/mnt/leading/a", t = tmpfs_create(0, 0755), 0, NULL) == 0 && mount_add("/mnt/leading/b/c", below, 0, NULL) == -ELOOP);
+  in_td = false;
+  CHECK(mock_stat("/mnt/led/trusted", true, &st) == 0 && mock_stat("/mnt/led/c", true, &st) == -ENOENT);
+  CHECK(mock_stat("/mnt/leading/a", true, &st) == 0 && st.dev == t->dev && mock_stat("/mnt/leading/a/..", true, &st) == 0 && st.dev == s->dev);
+  CHECK(mount_add("/mnt/leading/b/c", below, 0, NULL) == 0 && mock_stat("/mnt/led/c", true, &st) == 0); // an ordinary VM does
+}
+
 static void test_devices(void) {
   char buf[8] = "abcdefg";
   struct file *f = path_open(AT_FDCWD, "/dev/null", O_RDWR, 0);
@@ -302,6 +329,7 @@ int main(void) {
   test_mounts();
   test_moving_host();
   test_looping_host();
+  test_leading_host();
   test_devices();
   test_dentry_limit();
   return UNIT_END("fs_path");
