@@ -140,6 +140,7 @@ void pid_forget_process_locked(struct process *p) {
   radix_remove(&by_pid, (u64)p->pid);
   list_remove(&p->all);
   list_remove(&p->sibling);
+  p->parent = NULL; // no longer its child: nobody would tell p when that one goes, and /proc may keep p for long
   process_count--;
 }
 

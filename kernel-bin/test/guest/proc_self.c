@@ -7,12 +7,14 @@
 #include <link.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -165,6 +167,36 @@ static void vdso(void) {
   CHECK(syscall(SYS_getcpu, &cpu, NULL, NULL) == 0 && cpu < 64 && sched_getcpu() >= 0);
 }
 
+// A directory of /proc outlives its process, and that one's parent.
+static void of_the_dead(void) {
+  int up[2], down[2], ppid = 0;
+  char name[32], c = 0;
+  CHECK(pipe(up) == 0 && pipe(down) == 0);
+  pid_t parent = fork();
+  if (!parent) {
+    pid_t child = fork();
+    if (!child) pause();
+    if (write(up[1], &child, sizeof child) != sizeof child || read(down[0], &c, 1) != 1) _exit(1);
+    kill(child, SIGKILL);
+    _exit(waitpid(child, NULL, 0) != child);
+  }
+  pid_t child = 0;
+  CHECK(read(up[0], &child, sizeof child) == sizeof child);
+  snprintf(name, sizeof name, "/proc/%d", child);
+  int dir = open(name, O_RDONLY | O_DIRECTORY), st = -1;
+  CHECK(dir >= 0 && write(down[1], &c, 1) == 1 && waitpid(parent, &st, 0) == parent && st == 0);
+  int fd = openat(dir, "stat", O_RDONLY); // Linux: gone. Here: no parent, least of all one that is gone
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  if (n > 0) {
+    text[n] = 0;
+    CHECK(sscanf(text, "%*d (%*[^)]) %*c %d", &ppid) == 1);
+  }
+  CHECK(ppid == 0);
+  if (fd >= 0) close(fd);
+  close(dir);
+  for (int i = 0; i < 2; i++) close(up[i]), close(down[i]);
+}
+
 int main(void) {
   RUN(maps);
   RUN(identity);
@@ -172,5 +204,6 @@ int main(void) {
   RUN(threads);
   RUN(system_wide);
   RUN(vdso);
+  RUN(of_the_dead);
   FINISH();
 }
