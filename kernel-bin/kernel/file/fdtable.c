@@ -15,6 +15,9 @@
 
 #define FD_INLINE 64u
 #define FD_MAX (1u << 19) // 4 MiB of pointers, the largest kmalloc
+// A slot is eight bytes, so memory alone does not keep 2^32 of them, in many tables, from naming one file. Its count must not
+// wrap: with more than this many references it is found no more (EBADF), nor copied by fork; what comes by other roads is few.
+#define FILE_REFS_MAX (1u << 31)
 
 struct fdtable {
   struct refcount refs; // threads (CLONE_FILES), and readers of /proc
@@ -95,6 +98,12 @@ struct fdtable *fdtable_copy(struct fdtable *from) {
       t->cloexec[w] = from->cloexec[w];
       for (u64 bits = t->open[w]; bits; bits &= bits - 1) {
         u32 fd = w * 64 + (u32)__builtin_ctzll(bits);
+        if (unlikely(ref_read(&from->files[fd]->refs) > FILE_REFS_MAX)) {
+          t->open[w] &= BIT(fd % 64) - 1; // what was copied so far goes again
+          spin_unlock(&from->lock);
+          fdtable_put(t);
+          return NULL;
+        }
         t->files[fd] = file_get(from->files[fd]);
       }
     }
@@ -132,7 +141,7 @@ static inline struct file *slot_read(struct fdtable *t, u32 fd) {
 
 static struct file *table_lookup(struct fdtable *t, int fd) {
   struct file *f;
-  while ((f = slot_read(t, (u32)fd))) {
+  while ((f = slot_read(t, (u32)fd)) && likely(ref_read(&f->refs) <= FILE_REFS_MAX)) {
     bool got = ref_get_unless_zero(&f->refs);
     if (likely(got && slot_read(t, (u32)fd) == f)) return f;
     if (got) file_put(f);

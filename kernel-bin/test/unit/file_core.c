@@ -133,6 +133,12 @@ static void test_fdtable(void) {
   CHECK(fd_install(dummy(), 0) == 0);
   fdtable_put(copy);
   table = old;
+  __atomic_store_n(&f->refs.n, FILE_REFS_MAX + 1, __ATOMIC_RELAXED); // as if so many slots named it
+  CHECK(file_from_fd(70) == NULL && fdtable_copy(table) == NULL && ref_read(&f->refs) == FILE_REFS_MAX + 1);
+  struct file *h = file_from_fd(3);
+  CHECK(h && ref_read(&h->refs) == 2); // what the copy had taken is given back
+  if (h) file_put(h);
+  __atomic_store_n(&f->refs.n, 3, __ATOMIC_RELAXED);
   file_put(g);
   fdtable_put(table);
 }
