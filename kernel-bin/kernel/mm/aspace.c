@@ -55,7 +55,7 @@ static struct vma *vma_copy(const struct vma *v) {
   return c;
 }
 
-int aspace_fork(struct aspace *from, struct aspace **out) {
+static int fork_once(struct aspace *from, struct aspace **out) {
   struct aspace *to = aspace_create();
   if (!to) return -ENOMEM;
   int err = 0;
@@ -103,6 +103,28 @@ int aspace_fork(struct aspace *from, struct aspace **out) {
   }
   *out = to;
   return 0;
+}
+
+// Takes so many pages, for which the cache of files makes room, and gives them back. False: there is none to make.
+static bool make_room(u64 npages) {
+  struct list taken = LIST_INIT(taken);
+  struct page *p = NULL;
+  for (; npages && !READ_ONCE(thread_current()->kill_pending) && (p = page_alloc(0, ALLOC_USER)); npages--) list_push_back(&taken, &p->link);
+  while (!list_empty(&taken)) {
+    p = list_first_entry(&taken, struct page, link);
+    list_remove(&p->link);
+    page_put(p);
+  }
+  return !npages;
+}
+
+// The child's tables are made under a spinlock, where nothing is reclaimed: a program whose files fill the memory could not
+// fork, however much of the cache could go.
+int aspace_fork(struct aspace *from, struct aspace **out) {
+  for (unsigned tries = 0;; tries++) {
+    int err = fork_once(from, out);
+    if (err != -ENOMEM || tries == 4 || !make_room(READ_ONCE(from->pt_pages))) return err;
+  }
 }
 
 int mm_get_user_page(struct aspace *as, uptr addr, bool write, struct page **out) {

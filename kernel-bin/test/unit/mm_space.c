@@ -49,7 +49,13 @@ int copy_to_user(uptr dst, const void *src, size_t n) { return -EFAULT; }
 // --- memory
 static u8 page_used[ARENA_PAGES];
 static unsigned pages_out, fail_after = ~0u; // allocations until the next one fails
+static unsigned at_hand = ~0u; // the rest is cache: who may not reclaim gets only these, who may makes one more
 struct page *page_alloc(unsigned order, unsigned flags) {
+  if (at_hand != ~0u) {
+    if (!(flags & ALLOC_NORECLAIM)) at_hand++;
+    else if (!at_hand) return NULL;
+    else at_hand--;
+  }
   if (fail_after != ~0u && fail_after-- == 0) return NULL;
   unsigned n = 1u << order, step = order ? n : 1;
   static unsigned hint;
@@ -414,6 +420,22 @@ static void test_no_memory(void) {
   }
 }
 
+// Files fill the memory: fork makes room for the child's tables, which are more than there is at hand.
+static void test_fork_makes_room(void) {
+  unsigned before = pages_out;
+  struct aspace *as = aspace_create(), *child = NULL;
+  struct mmap_request rq = { .addr = 0x40000000, .len = 40 * HUGE_SIZE, .prot = 3, .flags = MAP_PRIVATE | MAP_FIXED | MAP_STACK };
+  CHECK(mm_mmap(as, &rq) == 0x40000000);
+  for (uptr i = 0; i < 40; i++) CHECK(cpu_touch(as, 0x40000000 + i * HUGE_SIZE, true) != NULL);
+  at_hand = 3;
+  CHECK(aspace_fork(as, &child) == 0);
+  at_hand = ~0u;
+  CHECK(child && child->rss_pages == 40);
+  if (child) aspace_put(child);
+  aspace_put(as);
+  CHECK(pages_out == before);
+}
+
 static void test_layout(void) {
   struct aspace *as = aspace_create();
   struct mmap_request rq = { .len = 64 * GIB, .prot = 0, .flags = MAP_PRIVATE | MAP_NORESERVE };
@@ -501,6 +523,7 @@ int main(void) {
   test_huge();
   CHECK(pages_out == start);
   test_no_memory();
+  test_fork_makes_room();
   CHECK(pages_out == start);
   for (int round = 0; round < 6; round++) test_random(6000);
   for (u64 i = 0; i < FILE_PAGES; i++) file_drop(i);
