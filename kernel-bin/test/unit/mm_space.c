@@ -432,6 +432,11 @@ static void test_fork_makes_room(void) {
   at_hand = ~0u;
   CHECK(child && child->rss_pages == 40);
   if (child) aspace_put(child);
+  rq = (struct mmap_request){ .addr = 0x80000000, .len = 2 * HUGE_SIZE, .prot = 3, .flags = MAP_PRIVATE | MAP_FIXED };
+  CHECK(mm_mmap(as, &rq) == 0x80000000 && cpu_touch(as, 0x80000000, true) && pte_huge(pt_entry(as, 0x80000000)));
+  at_hand = 0;
+  CHECK(mm_mprotect(as, 0x80001000, 0x1000, 1) == 0 && !pte_huge(pt_entry(as, 0x80000000))); // nor for the halves of a large page
+  at_hand = ~0u;
   aspace_put(as);
   CHECK(pages_out == before);
 }
