@@ -22,14 +22,21 @@ static u64 guest_cid;
 static struct virtq *rxq, *txq;
 static struct shared_buf rx_pages, tx_pages;
 static u32 rx_count, tx_count;
-// Who changes RX_IDLE owns the receive queue. Not a count: a host that stops the owner's CPU may send 2^32 interrupts to
-// another one, and would make a second owner.
-static enum { RX_IDLE, RX_OWNED, RX_AGAIN /* an interrupt came since the owner last looked */ } rx_owner;
+// Work that one CPU does at a time, however many ask for it: who changes TURN_IDLE does it, the others leave it to that one.
+// Not a count: a host that stops the owner's CPU may ask 2^32 times on another one, and would make a second owner.
+enum turn { TURN_IDLE, TURN_OWNED, TURN_AGAIN /* somebody asked since the owner last looked */ };
+static bool turn_take(enum turn *t) { return __atomic_exchange_n(t, TURN_AGAIN, __ATOMIC_SEQ_CST) == TURN_IDLE; }
+static void turn_begin(enum turn *t) { __atomic_store_n(t, TURN_OWNED, __ATOMIC_SEQ_CST); } // before the look
+static bool turn_over(enum turn *t) { // false: somebody asked meanwhile
+  enum turn owned = TURN_OWNED;
+  return __atomic_compare_exchange_n(t, &owned, TURN_IDLE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+static enum turn rx_owner;          // of the receive queue; asked for by its interrupts
 static struct work rx_work;
 static u64 tx_free[TX_WORDS];       // atomic: bit i is page i
 static u8 tx_next[QUEUE_MAX];       // chain of a packet's pages; its last one points to itself
 static bool tx_short;               // somebody waits for pages
-static enum { SPACE_IDLE, SPACE_TOLD, SPACE_AGAIN } tx_telling; // as rx_owner: who changes SPACE_IDLE calls tx_space
+static enum turn tx_telling;        // who has it calls tx_space
 
 // Until the net room is there nobody has sent anything: what comes is dropped.
 static void no_rx(const u8 hdr[44], const struct shared_buf *b, u32 off, u32 len) {}
@@ -73,8 +80,8 @@ static bool rx_some(void) {
 }
 
 static void rx_loop(bool in_irq) {
-  for (;;) {
-    __atomic_store_n(&rx_owner, RX_OWNED, __ATOMIC_SEQ_CST); // before the look
+  do {
+    turn_begin(&rx_owner);
     while (rx_some()) {
       if (in_irq) { // a flood: let threads run between batches. The work owns the queue now
         virtq_irq_off(rxq);
@@ -83,14 +90,11 @@ static void rx_loop(bool in_irq) {
       }
       sched_yield_if_needed();
     }
-    // Interrupts that came meanwhile left their work to us: look again unless none did.
-    __typeof__(rx_owner) owned = RX_OWNED;
-    if (__atomic_compare_exchange_n(&rx_owner, &owned, RX_IDLE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return;
-  }
+  } while (!turn_over(&rx_owner)); // interrupts that came meanwhile left their work to us
 }
 
 static void rx_irq(struct virtq *q, void *arg) {
-  if (__atomic_exchange_n(&rx_owner, RX_AGAIN, __ATOMIC_SEQ_CST) == RX_IDLE) rx_loop(true);
+  if (turn_take(&rx_owner)) rx_loop(true);
 }
 
 static void rx_work_fn(struct work *w) {
@@ -182,13 +186,11 @@ static void tx_put(struct vsockdev_tx *t, u32 from) {
 // One call at a time, and none within another: tx_space sends, and a device that frees a page just when there is none
 // would have each release call it again, until the stack ends.
 static void tell_space(void) {
-  if (__atomic_exchange_n(&tx_telling, SPACE_AGAIN, __ATOMIC_SEQ_CST) != SPACE_IDLE) return;
-  __typeof__(tx_telling) told;
+  if (!turn_take(&tx_telling)) return;
   do {
-    __atomic_store_n(&tx_telling, SPACE_TOLD, __ATOMIC_SEQ_CST); // before the call
+    turn_begin(&tx_telling);
     ops->tx_space();
-    told = SPACE_TOLD;
-  } while (!__atomic_compare_exchange_n(&tx_telling, &told, SPACE_IDLE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+  } while (!turn_over(&tx_telling));
 }
 
 void vsockdev_release(struct vsockdev_tx *t) {

@@ -73,7 +73,7 @@ int main(void) {
   worst_moment = true;
   to_send = 1000;
   vsockdev_release(&all[0]);
-  CHECK(to_send == 0 && deepest == 1 && depth == 0 && tx_telling == SPACE_IDLE);
+  CHECK(to_send == 0 && deepest == 1 && depth == 0 && tx_telling == TURN_IDLE);
   worst_moment = false;
   // Room while somebody is told of room: he is told again.
   deepest = 0;
@@ -87,13 +87,13 @@ int main(void) {
   irq_within = true;
   ready[QUEUE_RX] = 10;
   rxq->irq(rxq, NULL);
-  CHECK(received == 10 && deepest == 1 && rx_owner == RX_IDLE);
+  CHECK(received == 10 && deepest == 1 && rx_owner == TURN_IDLE);
   ready[QUEUE_RX] = 10 * RX_BUDGET;
   rxq->irq(rxq, NULL);
-  CHECK(received == 10 + RX_BUDGET && mock_work == &rx_work && rx_owner != RX_IDLE);
+  CHECK(received == 10 + RX_BUDGET && mock_work == &rx_work && rx_owner != TURN_IDLE);
   rxq->irq(rxq, NULL);
   CHECK(received == 10 + RX_BUDGET); // it is the work's now
   mock_run_work();
-  CHECK(received == 10 + 10 * RX_BUDGET && deepest == 1 && rx_owner == RX_IDLE);
+  CHECK(received == 10 + 10 * RX_BUDGET && deepest == 1 && rx_owner == TURN_IDLE);
   return UNIT_END("drv_vsockdev");
 }
