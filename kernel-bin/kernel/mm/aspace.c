@@ -105,6 +105,12 @@ static int fork_once(struct aspace *from, struct aspace **out) {
   return 0;
 }
 
+bool reclaim_page(void) {
+  struct page *p = page_alloc(0, ALLOC_USER);
+  if (p) page_put(p);
+  return p != NULL;
+}
+
 // Takes so many pages, for which the cache of files makes room, and gives them back. False: there is none to make.
 static bool make_room(u64 npages) {
   struct list taken = LIST_INIT(taken);

@@ -314,13 +314,8 @@ int aspace_fault(struct aspace *as, uptr addr, u32 access, struct fault_info *fi
       f.got = NULL;
       if (err == -ERESTARTNOINTR) err = -ERESTARTSYS; // an object's wait for the host that a signal ended
       if (err != -ENOMEM && err != -ERESTARTSYS) err = refuse(fi, K_SIGBUS, K_ADRERR, addr);
-    } else if (err == -ENOMEM && starved++ < 16) {
-      // Without sem, and in a context that may reclaim. The page itself is not kept: whatever was missing is tried again.
-      struct page *p = page_alloc(0, ALLOC_USER);
-      if (p) {
-        page_put(p);
-        continue;
-      }
+    } else if (err == -ENOMEM && starved++ < 16 && reclaim_page()) { // without sem
+      continue;
     }
     break;
   }

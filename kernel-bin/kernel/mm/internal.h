@@ -85,6 +85,9 @@ int __must_check stack_grow(struct aspace *as, uptr addr);         // sem held f
 // --- object.c
 bool memobj_anon_punch(struct memobj *o, u64 first, u64 n);        // false: not shared anonymous memory
 
+// --- aspace.c
+bool reclaim_page(void); // after -ENOMEM, where one may reclaim: whether there is a page again. It is not kept: try again
+
 // --- mmap.c. sem held for write; areas go to `dead` for vma_release_list after it.
 int __must_check isolate_locked(struct aspace *as, uptr start, uptr end, struct vma **first); // vma_isolate, 2 MiB pages split before
 int __must_check unmap_locked(struct aspace *as, uptr start, uptr end, struct list *dead);

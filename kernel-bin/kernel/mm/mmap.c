@@ -14,12 +14,8 @@ static bool range_ok(uptr addr, u64 len) { return addr % PAGE_SIZE == 0 && len &
 // A 2 MiB page never lies in two areas: it is split first, whatever happens to the areas then.
 int isolate_locked(struct aspace *as, uptr start, uptr end, struct vma **first) {
   int err = pt_split_borders(as, start, end);
-  for (unsigned tries = 0; err == -ENOMEM && tries < 4; tries++) { // under its spinlock nothing was reclaimed; sem is no hindrance
-    struct page *p = page_alloc(0, ALLOC_USER);
-    if (!p) break;
-    page_put(p);
-    err = pt_split_borders(as, start, end);
-  }
+  // Under its spinlock nothing was reclaimed; sem is no hindrance.
+  for (unsigned tries = 0; err == -ENOMEM && tries < 4 && reclaim_page(); tries++) err = pt_split_borders(as, start, end);
   return err ? err : vma_isolate(as, start, end, first);
 }
 
