@@ -14,7 +14,8 @@
 
 struct allow { struct allow *next; bool any; uint8_t family, bits; uint8_t ip[16]; uint16_t port_lo, port_hi; };
 static struct allow *allowed;
-static const uint8_t alias_host[4] = { 10, 0, 2, 2 }, alias_dns[4] = { 10, 0, 2, 3 };
+const struct wire_addr host_alias = { .family = 4, .ip = { 10, 0, 2, 2 } };
+static const uint8_t alias_dns[4] = { 10, 0, 2, 3 };
 
 static void add(const struct allow *a) {
   struct allow *n = must_alloc(sizeof(*n));
@@ -119,7 +120,7 @@ int allow_check(const struct wire_addr *a, bool udp, struct wire_addr *real) {
     if (first_nameserver(real)) return 0;
     return ENETUNREACH;
   }
-  if (real->family == 4 && !memcmp(real->ip, alias_host, 4)) memcpy(real->ip, (uint8_t[]){ 127, 0, 0, 1 }, 4);
+  if (real->family == 4 && !memcmp(real->ip, host_alias.ip, 4)) memcpy(real->ip, (uint8_t[]){ 127, 0, 0, 1 }, 4);
   for (const struct allow *p = allowed; p; p = p->next) {
     if (real->port < p->port_lo || real->port > p->port_hi) continue;
     if (p->any ? !own(real) : p->family == real->family && prefix_equal(p->ip, real->ip, p->bits)) return 0;

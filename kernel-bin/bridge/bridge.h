@@ -133,6 +133,7 @@ bool udp_open(uint32_t id, const struct wire_addr *local);
 void udp_send(uint32_t id, const struct wire_addr *remote, const void *data, size_t len);
 void udp_close(uint32_t id);
 void udp_forget_guest(void);
+extern const struct wire_addr host_alias;         // 10.0.2.2: what the guest calls this host's own loopback address
 void allow_add(const char *pattern);              // --outbound
 // 0 and the address to use on the host; ENETUNREACH (nothing is allowed), EACCES.
 int allow_check(const struct wire_addr *a, bool udp, struct wire_addr *real);

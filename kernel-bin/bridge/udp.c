@@ -44,8 +44,7 @@ static void alias_remember(struct udp *u, const struct wire_addr *said, const st
   u->alias[u->next_alias++ % ALIASES] = (struct alias){ *said, *real };
 }
 
-// This host's own loopback address is 10.0.2.2 there: the guest's is its own, what it sends to 127.0.0.1 never comes here.
-static const struct wire_addr host_alias = { .family = 4, .ip = { 10, 0, 2, 2 } };
+// Stands behind host_alias: the guest's loopback is its own, what it sends to 127.0.0.1 never comes here.
 static struct wire_addr host_loopback(int family) {
   return family == AF_INET6 ? (struct wire_addr){ .family = 6, .ip = { [15] = 1 } } : (struct wire_addr){ .family = 4, .ip = { 127, 0, 0, 1 } };
 }
