@@ -229,7 +229,7 @@ class Run {
     this.adopt(child);
     let output = '';
     child.stderr?.on('data', (data: Buffer) => {
-      const text = printableLines(data.toString());
+      const text = data.toString();
       output = (output + text).slice(-OUTPUT_TAIL_BYTES);
       this.request.detail(`virtiofsd: ${text.trimEnd()}`);
     });
@@ -292,7 +292,7 @@ class Run {
     const port = (name: keyof typeof QEMU_FDS) => pipes[QEMU_FDS[name]] as Duplex;
     let output = '';
     child.stderr?.on('data', (data: Buffer) => {
-      output = (output + printableLines(data.toString())).slice(-OUTPUT_TAIL_BYTES);
+      output = (output + data.toString()).slice(-OUTPUT_TAIL_BYTES);
     });
     const ended = new Promise<string>((resolve, reject) => {
       child.once('error', (error) => reject(new LaunchError('qemu-missing', `cannot start ${path}: ${error.message}`)));
@@ -538,9 +538,4 @@ export function quote(word: string): string {
 /** The log comes from the guest: its control bytes stay off the user's terminal. */
 function printable(text: string): string {
   return text.replaceAll(/[^\x20-\x7e\t\u00a0-\uffff]/g, '');
-}
-
-/** What QEMU and virtiofsd say: names that the guest chose may be in it. */
-function printableLines(text: string): string {
-  return text.split('\n').map(printable).join('\n');
 }
